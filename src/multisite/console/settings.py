@@ -1,0 +1,115 @@
+"""The deployment's settings: `.env`, then the command line's make variables, which come as environment variables."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MANAGED = "# --- written by make, for `docker compose` typed by hand; change the settings above instead ---"
+LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+GPUS = ("auto", "none", "all")
+
+
+class ConsoleError(Exception):
+    """A step of the console failed. `step` names it, `problem` says why, `next` what to do."""
+
+    def __init__(self, step: str, problem: str, next_step: str) -> None:
+        super().__init__(f"{step}: {problem}\n  next: {next_step}")
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """Assignments of an env file; an unreadable line is an error that names it.
+
+    Raises:
+        ConsoleError: a line is no assignment.
+    """
+    if not path.exists():
+        return {}
+    values = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = LINE.fullmatch(line)
+        if not match:
+            raise ConsoleError("settings", f"{path.name}, line {number} is no NAME=value: {line!r}", f"correct {path}")
+        values[match[1]] = match[2].strip().strip("\"'")
+    return values
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the deployment lives and what it is set to.
+
+    Attributes:
+        home: the project's folder, with compose.yaml.
+        values: every setting, the command line's first.
+    """
+
+    home: Path
+    values: dict[str, str]
+
+    @classmethod
+    def load(cls, home: Path) -> Settings:
+        """Settings of the deployment in `home`, checked.
+
+        Raises:
+            ConsoleError: a setting is malformed.
+        """
+        settings = cls(home, read_env(home / ".env") | {name: value for name, value in os.environ.items() if value})
+        settings.check()
+        return settings
+
+    def get(self, name: str, default: str = "") -> str:
+        """One setting; empty counts as not given."""
+        return self.values.get(name) or default
+
+    def path(self, name: str) -> Path | None:
+        """A setting that is a path, relative to the project's folder."""
+        text = self.get(name)
+        return (self.home / Path(text).expanduser()).resolve() if text else None
+
+    @property
+    def port(self) -> int:
+        """The server's port."""
+        return int(self.get("SERVER_PORT", "8002"))
+
+    @property
+    def address(self) -> str:
+        """The host's address on which the port is published."""
+        return self.get("BIND_ADDRESS", "127.0.0.1")
+
+    @property
+    def key_file(self) -> Path:
+        """The user's file with the W&B API key."""
+        return self.path("WANDB_KEY_FILE") or self.home / "secrets" / "wandb_api_key"
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConsoleError: a setting is malformed.
+        """
+        if not (self.get("SERVER_PORT", "8002").isdecimal() and 0 < self.port < 65536):
+            raise ConsoleError("settings", f"SERVER_PORT={self.get('SERVER_PORT')} is no port", "give one from 1 to 65535")
+        if self.get("GPUS", "auto") not in GPUS:
+            raise ConsoleError("settings", f"GPUS={self.get('GPUS')} is not one of {', '.join(GPUS)}", "correct it in .env")
+        if self.get("LOG", "plain") not in ("plain", "detail", "json"):
+            raise ConsoleError("settings", f"LOG={self.get('LOG')} is not plain, detail or json", "correct it in .env")
+        for name in ("CIFAR10_DIR", "CA_BUNDLE"):
+            path = self.path(name)
+            if path is not None and not path.exists():
+                raise ConsoleError("settings", f"{name}={path} does not exist", f"correct it, or leave {name} empty")
+
+    def remember(self, managed: dict[str, str]) -> None:
+        """Writes values that plain `docker compose` needs under a marker in `.env`; the user's own lines stay as they are."""
+        path = self.home / ".env"
+        if not path.exists():
+            example = self.home / ".env.example"
+            path.write_text(example.read_text(encoding="utf-8") if example.exists() else "", encoding="utf-8")
+        own = path.read_text(encoding="utf-8").split(MANAGED)[0].rstrip("\n")
+        lines = "".join(f"{name}={value}\n" for name, value in sorted(managed.items()))
+        text = f"{own}\n\n{MANAGED}\n{lines}"
+        if text != path.read_text(encoding="utf-8"):
+            path.write_text(text, encoding="utf-8")

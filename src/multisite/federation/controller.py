@@ -1,0 +1,62 @@
+"""FedAvg whose final global model is evaluated too.
+
+A site evaluates the global model that it receives, before it trains: so the model that the last round makes would never be
+measured. One more task, `validate`, sends it to every site.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_common.workflows.fedavg import FedAvg
+
+FINAL_EVALUATION_SECONDS = 600
+
+
+class EvaluatedFedAvg(FedAvg):
+    """NVFlare's FedAvg (https://arxiv.org/abs/1602.05629), then one evaluation of the final global model on every site.
+
+    The initial global model may be empty: the sites then start from their own (equally seeded) weights.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._allow_empty_global_weights = True
+        self._final: FLModel | None = None
+
+    def save_model(self, model: FLModel) -> None:
+        """Saves the model of a finished round, and remembers it as the final one so far."""
+        super().save_model(model)
+        self._final = model
+
+    def run(self) -> None:
+        """Runs the rounds, then the final evaluation."""
+        super().run()
+        if self._final is None or self.abort_signal.triggered:
+            return
+        final = FLModel(
+            params=self._final.params, params_type=self._final.params_type, current_round=self.start_round + self.num_rounds,
+            total_rounds=self.num_rounds,
+        )
+        self.fl_ctx.set_prop(AppConstants.CURRENT_ROUND, final.current_round, private=True, sticky=False)
+        results = self.send_model_and_wait(
+            task_name=AppConstants.TASK_VALIDATION,
+            targets=self.sample_clients(self.num_clients),
+            data=final,
+            timeout=FINAL_EVALUATION_SECONDS,
+        )
+        self._keep_if_best(final, results)
+
+    def _keep_if_best(self, final: FLModel, results: list[FLModel]) -> None:
+        selector = self.engine.get_component("model_selector")
+        accuracies = [result.metrics["accuracy"] for result in results if result.metrics]
+        if not accuracies or sum(accuracies) / len(accuracies) <= selector.best_val_metric:
+            return
+        self.fl_ctx.set_prop(
+            AppConstants.GLOBAL_MODEL, make_model_learnable(final.params, final.meta), private=True, sticky=True
+        )
+        self.event(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE)

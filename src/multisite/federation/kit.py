@@ -1,0 +1,76 @@
+"""A participant's startup kit: who it is, and until when its certificate is valid."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+KIT = Path("/kit")
+
+
+class KitError(Exception):
+    """A startup kit is missing or no longer valid. The message ends with the next step."""
+
+
+@dataclass(frozen=True)
+class Kit:
+    """One participant's kit.
+
+    Attributes:
+        folder: holds `startup` and `local`.
+        role: `server`, `client` or `admin`.
+        name: the participant's.
+        org: its organization.
+        expires: end of the certificate's validity (UTC).
+    """
+
+    folder: Path
+    role: str
+    name: str
+    org: str
+    expires: datetime.datetime
+
+    def check_valid(self, now: datetime.datetime | None = None) -> None:
+        """
+        Raises:
+            KitError: the certificate has expired.
+        """
+        if self.expires <= (now or datetime.datetime.now(datetime.UTC)):
+            raise KitError(
+                f"the startup kit of {self.name} expired on {self.expires:%Y-%m-%d}\n"
+                "  next: `make clean WHAT=keys`, then `make up`: new keys for every participant (remote sites need their new kit)"
+            )
+
+
+def read_kit(folder: Path = KIT) -> Kit:
+    """Reads the kit in `folder`.
+
+    Raises:
+        KitError: there is none.
+    """
+    startup = folder / "startup"
+    for role, config in (("server", "fed_server.json"), ("client", "fed_client.json"), ("admin", "fed_admin.json")):
+        if not (startup / config).exists():
+            continue
+        certificate_file = startup / ("server.crt" if role == "server" else "client.crt")
+        certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+        return Kit(
+            folder, role, _subject(certificate, NameOID.COMMON_NAME), _subject(certificate, NameOID.ORGANIZATION_NAME),
+            certificate.not_valid_after_utc,
+        )
+    raise KitError(f"no startup kit in {folder}\n  next: `make up` provisions one; a remote site mounts the folder that `make kit` wrote")
+
+
+def server_names(folder: Path) -> list[str]:
+    """The names that a server kit's certificate carries."""
+    certificate = x509.load_pem_x509_certificate((folder / "startup" / "server.crt").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
+
+
+def _subject(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
+    return str(certificate.subject.get_attributes_for_oid(oid)[0].value)

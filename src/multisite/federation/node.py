@@ -1,0 +1,198 @@
+"""Runs a startup kit as the container's main process: `python -m multisite.federation.node`.
+
+NVFlare's own start scripts loop, poll and `kill -9`, and its processes ignore SIGTERM. This module runs the same entry
+points, says when the participant is ready, and ends it cleanly: jobs first, then the connection, in less than ten seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from multisite.federation import logs, policy
+from multisite.federation.kit import KIT, Kit, KitError, read_kit
+from multisite.federation.lifecycle import ENGINE
+from multisite.federation.provision import STAMP
+
+WORKSPACE = Path("/workspace")
+READY = Path("/tmp/ready")  # fresh while the participant is ready: the container's health check looks at its age
+DESCRIPTION = Path("/tmp/participant.json")
+WATCH_SECONDS = 5.0
+START_WATCH_SECONDS = 0.5
+STOP_SECONDS = 8.0
+# NVFlare takes these from the environment, in every job process: a lost client is given up after 30 + 5 + 5 s.
+DEAD_CLIENT = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "5"}
+
+logger = logging.getLogger("multisite.node")
+
+
+def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) -> None:
+    """Puts the kit where NVFlare looks for it: `startup` as a link, `local` as a copy with this participant's switches applied.
+
+    Args:
+        kit: read-only.
+        workspace: NVFlare's workspace, writable.
+        environment: LOG (plain, detail, json) and ALLOW_CUSTOM_CODE (yes, no).
+    """
+    startup = workspace / "startup"
+    if startup.is_symlink() or startup.exists():
+        startup.unlink()
+    startup.symlink_to(kit.folder / "startup")
+    local = workspace / "local"
+    shutil.rmtree(local, ignore_errors=True)
+    shutil.copytree(kit.folder / "local", local)
+    default = json.loads((local / "log_config.json.default").read_text(encoding="utf-8"))
+    config = logs.configure(default, environment.get("LOG") or "plain")
+    (local / "log_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    if environment.get("ALLOW_CUSTOM_CODE") == "yes":
+        path = local / policy.AUTHORIZATION
+        allowed = policy.allow_custom_code(json.loads(path.read_text(encoding="utf-8")))
+        path.write_text(json.dumps(allowed, indent=1), encoding="utf-8")
+
+
+def describe(kit: Kit, data: Path) -> dict[str, Any]:
+    """What `make up` shows of a site: its name, its device and its shards' examples, without importing torch."""
+    shards = {}
+    for manifest in sorted([*data.glob("*/manifest.json"), *data.glob("manifest.json")]):
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        shards[content["partition"]] = {"examples": content["examples"], "dataset": content["dataset"]}
+    return {"name": kit.name, "device": device(), "shards": shards}
+
+
+def device() -> str:
+    """The GPU that the container sees, or its CPUs."""
+    if shutil.which("nvidia-smi"):
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
+        )
+        if listed.returncode == 0 and listed.stdout.strip():
+            return "cuda: " + listed.stdout.strip().splitlines()[0]
+    return f"cpu ({len(os.sched_getaffinity(0))} cores)"
+
+
+def is_ready(kit: Kit) -> bool:
+    """NVFlare's own word: a server that accepts connections, a site that is registered."""
+    engine = ENGINE.value
+    if engine is None:
+        return False
+    if kit.role == "client":
+        return bool(engine.client.token)
+    port = json.loads((kit.folder / "startup" / "fed_server.json").read_text(encoding="utf-8"))["servers"][0]["admin_port"]
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+class Node:
+    """The process's lifecycle around NVFlare's main loop."""
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit = kit
+        self.stopping = threading.Event()
+        self.marker = self._read_marker()
+
+    def _read_marker(self) -> str:
+        marker = self.kit.folder / STAMP
+        return marker.read_text(encoding="utf-8") if marker.exists() else ""
+
+    def watch(self) -> None:
+        """Keeps the readiness file fresh, and restarts the participant when its kit is replaced."""
+        announced = False
+        while not self.stopping.is_set():
+            if is_ready(self.kit):
+                READY.touch()
+                if not announced:
+                    logger.info("%s is ready%s", self.kit.name, "" if self.kit.role == "server" else ": registered with the server")
+                    announced = True
+            else:
+                READY.unlink(missing_ok=True)
+            if self._read_marker() not in (self.marker, ""):
+                logger.warning("%s has a new startup kit: restarting with it", self.kit.name)
+                self.stop()
+            self.stopping.wait(WATCH_SECONDS if announced else START_WATCH_SECONDS)
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM and SIGINT."""
+        threading.Thread(target=self.stop, name="stop").start()
+
+    def stop(self) -> None:
+        """Ends the jobs, then NVFlare's main loop; after STOP_SECONDS the process ends in any case."""
+        if self.stopping.is_set():
+            return
+        self.stopping.set()
+        READY.unlink(missing_ok=True)
+        logger.info("%s is stopping", self.kit.name)
+        threading.Thread(target=self._end_by_force, daemon=True, name="stop-deadline").start()
+        engine = ENGINE.value
+        if engine is None:
+            os._exit(0)
+        if self.kit.role == "server":
+            engine.server.shutdown_period = 2.0  # sites that are still connected are not waited for any longer
+            engine.shutdown_server()
+        else:
+            for job_id in list(engine.get_all_job_ids()):
+                engine.abort_app(job_id)
+            engine.shutdown()
+
+    def _end_by_force(self) -> None:
+        time.sleep(STOP_SECONDS)
+        logger.warning("%s did not end within %.0f s: ending it", self.kit.name, STOP_SECONDS)
+        os._exit(0)
+
+    def run(self) -> int:
+        """Runs NVFlare's entry point for this kit until it ends.
+
+        Returns:
+            NVFlare's return code.
+        """
+        from nvflare.fuel.f3.mpm import MainProcessMonitor
+
+        signal.signal(signal.SIGTERM, self.on_signal)
+        signal.signal(signal.SIGINT, self.on_signal)
+        threading.Thread(target=self.watch, daemon=True, name="watch").start()
+        settings = ["secure_train=true", f"org={self.kit.org}", "config_folder=config"]
+        if self.kit.role == "server":
+            from nvflare.private.fed.app.server import server_train as entry
+
+            arguments = argparse.Namespace(fed_server="fed_server.json")
+        else:
+            from nvflare.private.fed.app.client import client_train as entry
+
+            settings.append(f"uid={self.kit.name}")
+            arguments = argparse.Namespace(fed_client="fed_client.json", local_rank=0)
+        arguments.workspace, arguments.set = str(WORKSPACE), settings
+        return int(MainProcessMonitor.run(main_func=entry.main, run_dir=str(WORKSPACE), args=arguments) or 0)
+
+
+def main() -> int:
+    """Entry point of the containers."""
+    READY.unlink(missing_ok=True)
+    try:
+        kit = read_kit(KIT)
+        kit.check_valid()
+        prepare_workspace(kit, WORKSPACE, dict(os.environ))
+    except (KitError, ValueError) as error:
+        print(f"node: {error}", file=sys.stderr)
+        return 2
+    os.environ.update({name: value for name, value in DEAD_CLIENT.items() if name not in os.environ})
+    if kit.role == "client":
+        DESCRIPTION.write_text(json.dumps(describe(kit, Path("/data"))), encoding="utf-8")
+    return Node(kit).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

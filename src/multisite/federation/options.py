@@ -1,0 +1,152 @@
+"""The options of the CIFAR-10 job: one list, the same by flag (`--rounds 20`) and by make variable (`ROUNDS=20`).
+
+Standard library only: the host's console reads it too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+NETWORKS = ("compact", "upstream")
+DATASETS = ("auto", "cifar10", "synthetic")
+MAX_SITES = 32
+
+
+class OptionError(ValueError):
+    """A job option is out of range. The message names the option, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Options of one federated job.
+
+    Attributes:
+        rounds: federated rounds.
+        local_epochs: passes over its shard that a site makes a round.
+        batch_size: examples a step.
+        lr: peak learning rate of SGD.
+        alpha: Dirichlet concentration of the partition; None is IID.
+        network: `compact`, or `upstream` for the network of NVFlare's example.
+        sites: sites that take part.
+        seed: of the partition, of the initial weights and of the batches.
+        dataset: what the shards hold, for the run's config: `cifar10`, `synthetic`, or `auto` before anybody looked.
+        streamed_to_server: metrics go through the server to W&B.
+        streamed_to_clients: each site sends its own metrics to W&B.
+    """
+
+    rounds: int = 10
+    local_epochs: int = 1
+    batch_size: int = 128
+    lr: float = 0.1
+    alpha: float | None = None
+    network: str = "compact"
+    sites: int = 2
+    seed: int = 0
+    dataset: str = "auto"
+    streamed_to_server: bool = True
+    streamed_to_clients: bool = False
+
+    def __post_init__(self) -> None:
+        _whole("rounds", self.rounds, 1, 10_000)
+        _whole("local_epochs", self.local_epochs, 1, 1_000)
+        _whole("batch_size", self.batch_size, 1, 10_000)
+        _whole("sites", self.sites, 1, MAX_SITES)
+        _whole("seed", self.seed, 0, 2**31 - 1)
+        _positive("lr", self.lr)
+        if self.alpha is not None:
+            _positive("alpha", self.alpha)
+        _one_of("network", self.network, NETWORKS)
+        _one_of("dataset", self.dataset, DATASETS)
+        if not self.streamed_to_server and not self.streamed_to_clients:
+            raise OptionError(
+                "metrics would go nowhere: with --no-streamed_to_server, give --streamed_to_clients as well"
+            )
+
+    def as_arguments(self) -> list[str]:
+        """The command line that gives these options."""
+        arguments = []
+        for name, value in asdict(self).items():
+            if isinstance(value, bool):
+                arguments.append(f"--{name}" if value else f"--no-{name}")
+            elif value is not None:
+                arguments += [f"--{name}", str(value)]
+        return arguments
+
+
+def _whole(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise OptionError(f"{name} must be a whole number from {low} to {high}, not {value}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise OptionError(f"{name} must be a number above 0, not {value}")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+HELP = {
+    "rounds": "federated rounds",
+    "local_epochs": "passes over its shard that a site makes a round",
+    "batch_size": "examples a step",
+    "lr": "peak learning rate",
+    "alpha": "Dirichlet concentration of the partition (default: IID)",
+    "network": "compact, or upstream for the network of NVFlare's example",
+    "sites": "sites that take part",
+    "seed": "of the partition, the initial weights and the batches",
+    "dataset": "what the shards hold (recorded in the run's config)",
+    "streamed_to_server": "metrics go through the server to W&B",
+    "streamed_to_clients": "each site sends its own metrics to W&B",
+}
+ALIASES = {"rounds": ["--num_rounds"], "sites": ["--n_clients"]}  # the upstream example's names
+NUMBERS = {"rounds": int, "local_epochs": int, "batch_size": int, "lr": float, "alpha": float, "sites": int, "seed": int}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds every job option to `parser`, under its field's name."""
+    for field in fields(JobOptions):
+        flags = [f"--{field.name}", *ALIASES.get(field.name, [])]
+        if isinstance(field.default, bool):
+            parser.add_argument(
+                *flags, action=argparse.BooleanOptionalAction, default=field.default, help=HELP[field.name]
+            )
+        else:
+            parser.add_argument(
+                *flags, type=NUMBERS.get(field.name, str), default=field.default, help=HELP[field.name], metavar="X"
+            )
+
+
+def from_arguments(parsed: argparse.Namespace) -> JobOptions:
+    """Job options from what `add_arguments` parsed.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+    return JobOptions(**{field.name: getattr(parsed, field.name) for field in fields(JobOptions)})
+
+
+def from_variables(variables: dict[str, str]) -> JobOptions:
+    """Job options from make variables: `{"ROUNDS": "20"}`. Empty ones keep the default; unknown names are ignored.
+
+    Raises:
+        OptionError: a value is no number, or out of range.
+    """
+    values: dict[str, object] = {}
+    for field in fields(JobOptions):
+        text = variables.get(field.name.upper(), "").strip()
+        if not text:
+            continue
+        if field.name in NUMBERS:
+            try:
+                values[field.name] = NUMBERS[field.name](text)
+            except ValueError:
+                raise OptionError(f"{field.name.upper()}={text} is not a number ({HELP[field.name]})") from None
+        else:
+            values[field.name] = text
+    return JobOptions(**values)  # type: ignore[arg-type]

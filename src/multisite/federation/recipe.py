@@ -1,0 +1,116 @@
+"""The CIFAR-10 FedAvg job, built with NVFlare's Recipe API. It carries configuration only: the code is in the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.app_common.workflows.fedavg import FedAvg
+from nvflare.client.config import ExchangeFormat
+from nvflare.fuel.utils.constants import FrameworkType
+from nvflare.recipe.fedavg import FedAvgRecipe
+
+from multisite.cifar10.partition import Partition
+from multisite.federation.controller import EvaluatedFedAvg
+from multisite.federation.options import JobOptions
+from multisite.federation.persistor import SafetensorsPersistor
+from multisite.federation.progress import RoundReporter
+from multisite.tracking.receiver import WandbReceiver
+from multisite.tracking.status import TrackingStatusCollector
+
+NAME = "cifar10_fedavg"
+PROJECT = "multisite-cifar10"
+AXES = {"test/*": "round", "train_round/*": "round"}
+CLIENT_SCRIPT = Path(__file__).with_name("client.py")
+# Seconds between looks for work; NVFlare's own are 0.5 to 2 s, which a short round would mostly wait for.
+TASK_PERIOD = 0.05
+
+
+class Cifar10Recipe(FedAvgRecipe):
+    """NVFlare's FedAvg recipe, with the parts that live in the images.
+
+    The base recipe, not the PyTorch one: that imports torch where a job is built, and the admin has none. Sites exchange NumPy
+    arrays with the server.
+    """
+
+    def __init__(self, options: JobOptions) -> None:
+        """
+        Args:
+            options: the job's options.
+        """
+        self.options = options
+        super().__init__(
+            name=NAME,
+            model_persistor=SafetensorsPersistor(),
+            min_clients=options.sites,
+            num_rounds=options.rounds,
+            train_script=str(CLIENT_SCRIPT),
+            train_args=" ".join(_client_arguments(options)),
+            framework=FrameworkType.NUMPY,
+            server_expected_format=ExchangeFormat.NUMPY,
+            key_metric="accuracy",
+        )
+        self._job.to_server(RoundReporter(rounds=options.rounds), id="round_reporter")
+        self._job.to_server(TrackingStatusCollector(), id="tracking_status")
+        self.add_server_config({"server": {"task_request_interval": TASK_PERIOD}})
+        if options.streamed_to_server:
+            self._job.to_server(WandbReceiver(_wandb_args(options), AXES), id="wandb_receiver")
+
+    def _prepare_client_apps(self) -> None:
+        """The client's part: the script by its place in the image, not shipped with the job."""
+        executor = ClientAPIExecutor(
+            execution_mode="in_process",
+            task_script_path=str(CLIENT_SCRIPT),
+            task_script_args=self.train_args,
+            params_exchange_format=ExchangeFormat.NUMPY,
+            server_expected_format=ExchangeFormat.NUMPY,
+        )
+        self._job.to_clients(executor, tasks=["*"])
+        if self.options.streamed_to_clients:
+            receiver = WandbReceiver(_wandb_args(self.options), AXES, events=[ANALYTIC_EVENT_TYPE])
+            self._job.to_clients(receiver, id="wandb_receiver")
+
+    def _create_controller(self, persistor_id: str, model_params: object, model_aggregator: object) -> FedAvg:
+        return EvaluatedFedAvg(
+            num_clients=self.min_clients,
+            num_rounds=self.num_rounds,
+            persistor_id=persistor_id,
+            task_check_period=TASK_PERIOD,
+        )
+
+
+def _client_arguments(options: JobOptions) -> list[str]:
+    partition = Partition(sites=options.sites, alpha=options.alpha, seed=options.seed)
+    return [
+        f"--partition {partition.name}",
+        f"--network {options.network}",
+        f"--rounds {options.rounds}",
+        f"--local_epochs {options.local_epochs}",
+        f"--batch_size {options.batch_size}",
+        f"--lr {options.lr}",
+        f"--seed {options.seed}",
+    ]
+
+
+def _wandb_args(options: JobOptions) -> dict[str, object]:
+    config = {
+        "algorithm": "FedAvg",
+        "dataset": options.dataset.upper() if options.dataset == "synthetic" else options.dataset,
+        "network": options.network,
+        "sites": options.sites,
+        "rounds": options.rounds,
+        "local_epochs": options.local_epochs,
+        "batch_size": options.batch_size,
+        "lr": options.lr,
+        "partition": "iid" if options.alpha is None else f"dirichlet alpha={options.alpha}",
+        "seed": options.seed,
+    }
+    return {
+        "project": PROJECT,
+        "name": NAME,
+        "job_type": "train-validate",
+        "notes": "FedAvg on CIFAR-10 over provisioned NVFlare sites",
+        "tags": ["fedavg", options.dataset],
+        "config": config,
+    }

@@ -1,0 +1,67 @@
+"""The whole job in NVFlare's simulator: for data scientists without Docker, and for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
+from nvflare.recipe import SimEnv
+
+from multisite.cifar10 import prepare
+from multisite.federation.client import DATA
+from multisite.federation.options import JobOptions
+from multisite.federation.policy import OUR_COMPONENTS
+from multisite.federation.progress import RESULTS
+from multisite.federation.recipe import NAME, Cifar10Recipe
+
+
+def site_names(count: int) -> list[str]:
+    """site-1, site-2, ..."""
+    return [f"site-{number}" for number in range(1, count + 1)]
+
+
+def prepare_data(options: JobOptions, data: Path, cifar10: Path | None, limit: int | None) -> str:
+    """Writes the shards of `options`'s partition under `data`/<site> and returns the dataset's name."""
+    arguments = ["--out", str(data), "--sites", ",".join(site_names(options.sites)), "--seed", str(options.seed)]
+    arguments += ["--source", options.dataset, "--cache", str(data / "cache")]
+    if options.alpha is not None:
+        arguments += ["--alpha", str(options.alpha)]
+    if cifar10:
+        arguments += ["--local", str(cifar10)]
+    if limit:
+        arguments += ["--limit", str(limit)]
+    if code := prepare.main(arguments):
+        raise SystemExit(code)
+    manifest = next(data.glob("site-1/*/manifest.json"))
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["dataset"])
+
+
+def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
+    """Runs the job and prints where its results are.
+
+    Returns:
+        The exit status: 0 if every round completed.
+    """
+    workspace = workspace.resolve()
+    os.environ[DATA] = str(data.resolve() / "{site}")
+    os.environ.setdefault("WANDB_DIR", str(workspace / "wandb"))
+    _allow_our_components(workspace / NAME)
+    recipe = Cifar10Recipe(options)
+    run = recipe.execute(SimEnv(clients=site_names(options.sites), workspace_root=str(workspace)))
+    results = next(Path(run.get_result() or workspace).rglob(RESULTS), None)
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results else []
+    final = [row for row in rows if row["round"] == options.rounds]
+    for row in final:
+        print(f"{row['site']}: final global model's accuracy {row['accuracy']:.4f} on {options.dataset.upper()}")
+    print(f"results: {results.parent if results else workspace}")
+    return 0 if len(final) == options.sites else 1
+
+
+def _allow_our_components(workspace: Path) -> None:
+    """The simulator's site policy: NVFlare's own list and ours, as provisioning writes it for real sites."""
+    local = workspace / "local"
+    local.mkdir(parents=True, exist_ok=True)
+    policy = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, *OUR_COMPONENTS]}
+    (local / "resources.json").write_text(json.dumps(policy, indent=1), encoding="utf-8")

@@ -1,0 +1,43 @@
+"""The W&B API key: read from its file, checked for form, never printed."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+SECRET = Path("/run/secrets/wandb_api_key")
+KEY_FORM = re.compile(r"[\w-]{40,}", re.ASCII)  # what wandb 0.31 accepts
+
+
+class KeyProblem(Exception):
+    """There is no usable key. The message says why and never holds the key."""
+
+
+def read_key(path: Path = SECRET) -> str:
+    """The API key in the file `path`, or, without that file (the simulator on a laptop), in WANDB_API_KEY.
+
+    Raises:
+        KeyProblem: no key, or one that W&B can't have issued.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = os.environ.get("WANDB_API_KEY", "")
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyProblem(f"the key file can't be read ({type(error).__name__})") from None
+    return check_form(text)
+
+
+def check_form(text: str) -> str:
+    """The key in `text`, without white space around it.
+
+    Raises:
+        KeyProblem: empty, or not of a key's form.
+    """
+    key = text.strip()
+    if not key:
+        raise KeyProblem("no API key")
+    if not KEY_FORM.fullmatch(key):
+        raise KeyProblem(f"malformed API key ({len(key)} characters; W&B's have 40 or more letters, digits, - and _)")
+    return key

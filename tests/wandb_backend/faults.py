@@ -1,0 +1,42 @@
+"""The failures that the backend can be told to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.wandb_backend.state import JsonObject
+
+MAX_DELAY_S = 300.0
+
+
+@dataclass(frozen=True)
+class Faults:
+    """``graphql``, ``file_stream``, ``storage``: the HTTP status that such requests get instead of an answer.
+
+    ``delay`` seconds pass before any answer. With ``drop`` a request is taken in but its answer is lost, so a
+    client has to send it again. All of it holds until the next order; an empty order clears it.
+    """
+
+    graphql: int = 0
+    file_stream: int = 0
+    storage: int = 0
+    delay: float = 0.0
+    drop: bool = False
+
+    @classmethod
+    def from_json(cls, order: JsonObject) -> Faults:
+        """Read an order; raises ``ValueError`` for a name or a value that makes no sense."""
+        unknown = sorted(set(order) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"unknown fault: {', '.join(unknown)}")
+        statuses = {kind: int(order.get(kind) or 0) for kind in ("graphql", "file_stream", "storage")}
+        if any(status and not 400 <= status <= 599 for status in statuses.values()):
+            raise ValueError("a fault status lies between 400 and 599")
+        delay = float(order.get("delay") or 0)
+        if not 0 <= delay <= MAX_DELAY_S:
+            raise ValueError(f"a delay lies between 0 and {MAX_DELAY_S:.0f} seconds")
+        return cls(**statuses, delay=delay, drop=bool(order.get("drop")))
+
+    def status_for(self, kind: str) -> int:
+        """The injected status for a kind of request, or 0."""
+        return {"graphql": self.graphql, "file_stream": self.file_stream, "storage": self.storage}[kind]

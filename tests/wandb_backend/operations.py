@@ -1,0 +1,152 @@
+"""The GraphQL operations that wandb 0.31 sends for plain runs. Artifacts are left out on purpose."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from tests.wandb_backend.keys import Caller
+from tests.wandb_backend.state import DEFAULT_ENTITY, DEFAULT_PROJECT, JsonObject, RunRecord, State
+
+OPERATION_NAME = re.compile(r"(?:query|mutation)\s+(\w+)")
+MAX_QUERY_KEPT = 2_000
+STORAGE_PREFIX = "/_storage/"
+
+CONSTANT_ANSWERS: dict[str, JsonObject] = {
+    "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+    "ServerInfo": {
+        "serverInfo": {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None},
+    },
+    "OrganizationCoreWeaveOrganizationID": {"entity": {"organization": {"coreWeaveOrganizationId": None}}},
+    "OrgFeatureFlags": {"organization": {"featureFlags": []}},
+    "RunStoppedStatus": {"project": {"run": {"stopped": False}}},
+    "MarkRunFilesUploaded": {"markRunFilesUploaded": {"success": True}},
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One GraphQL call: its variables, who made it, and under which address the caller reaches this backend."""
+
+    state: State
+    variables: JsonObject
+    caller: Caller
+    base_url: str
+
+    @property
+    def entity(self) -> str:
+        """The entity asked for, or the backend's default one."""
+        return str(self.variables.get("entity") or DEFAULT_ENTITY)
+
+    @property
+    def project(self) -> str:
+        """The project asked for, or the backend's default one."""
+        return str(self.variables.get("project") or DEFAULT_PROJECT)
+
+
+def answer(state: State, request: JsonObject, caller: Caller, base_url: str) -> JsonObject:
+    """Answer one GraphQL request body. An operation that is not known goes on record and gets an empty answer."""
+    query = str(request["query"])
+    match = OPERATION_NAME.search(query)
+    op = match[1] if match else str(request.get("operationName") or "?")
+    state.count_op(op)
+    if op in CONSTANT_ANSWERS:
+        return {"data": CONSTANT_ANSWERS[op]}
+    if op in RESOLVERS:
+        return {"data": RESOLVERS[op](Call(state, request.get("variables") or {}, caller, base_url))}
+    state.unknown_ops[op] = query[:MAX_QUERY_KEPT]
+    return {"data": {}}
+
+
+def _viewer(call: Call) -> JsonObject:
+    label = call.caller.label
+    return {
+        "viewer": {
+            "id": "viewer",
+            "entity": DEFAULT_ENTITY,
+            "username": label,
+            "name": label,
+            "email": None,
+            "flags": "{}",
+            "admin": False,
+            "teams": {"edges": [{"node": {"name": DEFAULT_ENTITY}}]},
+        }
+    }
+
+
+def _run_resume_status(call: Call) -> JsonObject:
+    run = call.state.find(call.entity, call.project, call.variables["name"])
+    return {
+        "model": {
+            "id": f"project-{call.project}",
+            "name": call.project,
+            "entity": {"id": f"entity-{call.entity}", "name": call.entity},
+            "bucket": _resumable(run) if run else None,
+        }
+    }
+
+
+def _resumable(run: RunRecord) -> JsonObject:
+    """What the SDK needs to go on with a run that the backend knows."""
+    return {
+        "id": f"run-{run.name}",
+        "name": run.name,
+        "displayName": run.display_name,
+        "tags": run.tags,
+        "notes": None,
+        "config": json.dumps(run.config),
+        "wandbConfig": json.dumps({"t": 1}),
+        "summaryMetrics": json.dumps(run.summary or {}),
+        "historyLineCount": len(run.history),
+        "historyTail": json.dumps(_last_line(run.history)),
+        "eventsLineCount": len(run.events),
+        "eventsTail": json.dumps(_last_line(run.events)),
+        "logLineCount": len(run.output),
+    }
+
+
+def _last_line(lines: dict[int, str]) -> list[str]:
+    return [lines[max(lines)]] if lines else []
+
+
+def _upsert_bucket(call: Call) -> JsonObject:
+    name = str(call.variables["name"])
+    is_new = call.state.find(call.entity, call.project, name) is None
+    run = call.state.run(call.entity, call.project, name)
+    run.upsert(call.variables)
+    run.saw(call.caller)
+    bucket = {
+        "id": f"run-{name}",
+        "name": name,
+        "displayName": run.display_name or name,
+        "description": None,
+        "config": json.dumps(run.config),
+        "sweepName": None,
+        "historyLineCount": len(run.history),
+        "project": {
+            "id": f"project-{call.project}",
+            "name": call.project,
+            "entity": {"id": f"entity-{call.entity}", "name": call.entity},
+        },
+    }
+    return {"upsertBucket": {"inserted": is_new, "bucket": bucket}}
+
+
+def _create_run_files(call: Call) -> JsonObject:
+    name = str(call.variables["run"])
+    folder = (
+        call.base_url + STORAGE_PREFIX + "/".join(quote(part, safe="") for part in (call.entity, call.project, name))
+    )
+    files = [{"name": file, "uploadUrl": f"{folder}/{quote(file)}"} for file in call.variables["files"]]
+    return {"createRunFiles": {"runID": f"run-{name}", "uploadHeaders": [], "files": files}}
+
+
+RESOLVERS: dict[str, Callable[[Call], JsonObject]] = {
+    "Viewer": _viewer,
+    "RunResumeStatus": _run_resume_status,
+    "UpsertBucket": _upsert_bucket,
+    "CreateRunFiles": _create_run_files,
+}
