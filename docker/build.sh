@@ -30,7 +30,7 @@ trap 'rm -f "$log"' EXIT
 for target in "$@"; do
     started=$SECONDS
     DOCKER_BUILDKIT=1 "$client" build --progress=plain --file docker/Dockerfile --target "$target" --tag "multisite-$target:$tag" \
-        --build-arg "BASE=$base" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" --secret "id=ca,src=$ca" . >"$log" 2>&1 ||
+        --build-arg "BASE=$base" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" --secret "id=ca,src=$ca" --label "multisite.inputs=${INPUTS:-unknown}" . >"$log" 2>&1 ||
         { tail -n 40 "$log" >&2; die "image multisite-$target failed to build" "read the lines above; a proxy that re-signs TLS needs CA_BUNDLE=FILE"; }
     printf 'image multisite-%s:%s built in %d s\n' "$target" "$tag" $((SECONDS - started)) >&2
 done

@@ -13,13 +13,11 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from multisite.federation import logs, policy
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
@@ -28,7 +26,6 @@ from multisite.federation.provision import STAMP
 
 WORKSPACE = Path("/workspace")
 READY = Path("/tmp/ready")  # fresh while the participant is ready: the container's health check looks at its age
-DESCRIPTION = Path("/tmp/participant.json")
 WATCH_SECONDS = 5.0
 START_WATCH_SECONDS = 0.5
 STOP_SECONDS = 8.0
@@ -60,26 +57,6 @@ def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) ->
         path = local / policy.AUTHORIZATION
         allowed = policy.allow_custom_code(json.loads(path.read_text(encoding="utf-8")))
         path.write_text(json.dumps(allowed, indent=1), encoding="utf-8")
-
-
-def describe(kit: Kit, data: Path) -> dict[str, Any]:
-    """What `make up` shows of a site: its name, its device and its shards' examples, without importing torch."""
-    shards = {}
-    for manifest in sorted([*data.glob("*/manifest.json"), *data.glob("manifest.json")]):
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        shards[content["partition"]] = {"examples": content["examples"], "dataset": content["dataset"]}
-    return {"name": kit.name, "device": device(), "shards": shards}
-
-
-def device() -> str:
-    """The GPU that the container sees, or its CPUs."""
-    if shutil.which("nvidia-smi"):
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
-        )
-        if listed.returncode == 0 and listed.stdout.strip():
-            return "cuda: " + listed.stdout.strip().splitlines()[0]
-    return f"cpu ({len(os.sched_getaffinity(0))} cores)"
 
 
 def is_ready(kit: Kit) -> bool:
@@ -189,8 +166,6 @@ def main() -> int:
         print(f"node: {error}", file=sys.stderr)
         return 2
     os.environ.update({name: value for name, value in DEAD_CLIENT.items() if name not in os.environ})
-    if kit.role == "client":
-        DESCRIPTION.write_text(json.dumps(describe(kit, Path("/data"))), encoding="utf-8")
     return Node(kit).run()
 
 

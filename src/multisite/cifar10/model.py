@@ -1,0 +1,62 @@
+"""The networks: a compact one made for CPUs, and the one of NVFlare's example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Compact(nn.Module):
+    """Four 3x3 convolutions with GroupNorm (no batch statistics to average across sites), about 100,000 parameters."""
+
+    def __init__(self, widths: tuple[int, int, int, int] = (24, 48, 64, 96)) -> None:
+        super().__init__()
+        first, second, third, fourth = widths
+        self.layers = nn.Sequential(
+            *_block(3, first), nn.MaxPool2d(2),
+            *_block(first, second), nn.MaxPool2d(2),
+            *_block(second, third),
+            *_block(third, fourth), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.head = nn.Linear(fourth, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, 32, 32] -> logits [N, 10]."""
+        return self.head(self.layers(images).amax((2, 3)))  # type: ignore[no-any-return]
+
+
+def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU(inplace=True)
+
+
+class Upstream(nn.Module):
+    """The network of NVFlare's CIFAR-10 examples (LeNet-5's shape, 62,006 parameters)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, 32, 32] -> logits [N, 10]."""
+        return self.classifier(self.features(images))  # type: ignore[no-any-return]
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"compact": Compact, "upstream": Upstream}
+
+
+def build(network: str, seed: int) -> nn.Module:
+    """A network with the initial weights of `seed`; the global random state stays as it is.
+
+    Raises:
+        KeyError: no such network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NETWORKS[network]()

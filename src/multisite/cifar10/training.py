@@ -1,0 +1,168 @@
+"""Local training and evaluation: uint8 images kept in memory, augmented in batches on the device."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MEAN = (125.3, 123.0, 113.9)  # of CIFAR-10's training set, in 0..255
+STD = (63.0, 62.1, 66.7)
+SHIFT = 3
+REPORT_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a site trains.
+
+    Attributes:
+        rounds: of the whole job; the learning rate's cosine runs over all of them.
+        local_epochs: passes over the shard a round.
+        batch: examples a step.
+        lr: peak learning rate of SGD with Nesterov momentum.
+        warmup: share of the job in which the rate rises.
+    """
+
+    rounds: int
+    local_epochs: int
+    batch: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.15
+
+    def lr_at(self, progress: float) -> float:
+        """The rate at `progress` (0..1) of the whole job. It depends on nothing that a site would have to keep."""
+        if progress < self.warmup:
+            return self.lr * (0.1 + 0.9 * progress / self.warmup)
+        return self.lr * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup))))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A round's local training: means over its examples, steps and wall time."""
+
+    loss: float
+    accuracy: float
+    steps: int
+    examples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy and accuracy on a test set."""
+
+    loss: float
+    accuracy: float
+
+
+def pick_device() -> torch.device:
+    """The host's GPU if torch sees one, else its CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 [N, 3, 32, 32] -> float, zero mean and unit deviation a channel, channels last."""
+    mean, std = (torch.tensor(value, device=images.device).view(1, 3, 1, 1) for value in (MEAN, STD))
+    return images.float().sub_(mean).div_(std).to(memory_format=torch.channels_last)
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random flips and shifts by up to SHIFT pixels, the edge reflected; float [N, 3, 32, 32]."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (SHIFT,) * 4, mode="reflect")
+    shifts = torch.randint(0, 2 * SHIFT + 1, (2, count), generator=generator)
+    flips = torch.rand(count, generator=generator) < 0.5
+    rows = (shifts[0][:, None] + torch.arange(height)).to(images.device)
+    columns = torch.arange(width).expand(count, width).clone()
+    columns[flips] = columns[flips].flip(1)
+    columns = (columns + shifts[1][:, None]).to(images.device)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    last = padded.permute(0, 2, 3, 1)  # a view in channels-last memory: the gather copies whole pixels
+    return last[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def batches(count: int, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
+    """Shuffled indices of every batch of a round."""
+    for _ in range(recipe.local_epochs):
+        yield from torch.randperm(count, generator=generator).split(recipe.batch)
+
+
+def autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
+    """Mixed precision on GPUs."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def train_round(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    round: int,
+    seed: int,
+    device: torch.device,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Trains `model` in place for one round. The same arguments give the same weights on the same machine.
+
+    Args:
+        model: on `device`.
+        images: uint8 [N, 3, 32, 32], on the CPU or the device.
+        labels: integers [N].
+        recipe: see Recipe.
+        round: 0-based; selects the learning rates and, with `seed`, the random draws.
+        seed: the job's and the site's.
+        device: where to compute.
+        on_step: called with the step (within the round) and the mean loss since the last call, every REPORT_STEPS steps.
+    """
+    started = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed * 10_007 + round)
+    model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+    steps = recipe.local_epochs * -(-len(labels) // recipe.batch)
+    total, recent = torch.zeros(2, device=device), torch.zeros((), device=device)
+    seen = 0
+    for step, indices in enumerate(batches(len(labels), recipe, generator)):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr_at((round + step / steps) / recipe.rounds)
+        inputs = augment(normalize(images[indices].to(device)), generator)
+        targets = labels[indices].to(device, torch.long)
+        with autocast(device):
+            logits = model(inputs)
+            loss = F.cross_entropy(logits, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            total += torch.stack((loss * len(targets), (logits.argmax(1) == targets).sum().float()))
+            recent += loss
+        seen += len(targets)
+        if on_step and (step + 1) % REPORT_STEPS == 0:
+            on_step(step, recent.item() / REPORT_STEPS)
+            recent.zero_()
+    loss_sum, correct = total.tolist()
+    return Trained(loss_sum / seen, correct / seen, steps, len(labels), time.perf_counter() - started)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device, batch: int = 1000) -> Evaluation:
+    """Evaluates `model` on uint8 images [N, 3, 32, 32] and integer labels [N]."""
+    model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss, correct = 0.0, 0
+    for some_images, some_labels in zip(images.split(batch), labels.split(batch), strict=True):
+        targets = some_labels.to(device, torch.long)
+        with autocast(device):
+            logits = model(normalize(some_images.to(device)))
+        loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
+        correct += int((logits.argmax(1) == targets).sum())
+    return Evaluation(loss / len(labels), correct / len(labels))

@@ -1,0 +1,206 @@
+"""`make up`: images, startup kits, data, containers, until NVFlare reports every site registered."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multisite.console import images, report
+from multisite.console.docker import Docker
+from multisite.console.settings import ConsoleError, Settings
+
+START_SECONDS = 900.0
+REGISTER_SECONDS = 90.0
+IMAGE_GIB, RUN_GIB = 12, 1
+CLIENT_STREAM = "docker/client-stream.yaml"
+GPU = "docker/gpu.yaml"
+CA = "docker/ca.yaml"
+
+
+@dataclass
+class Deployment:
+    """The deployment of one project folder."""
+
+    settings: Settings
+    docker: Docker
+
+    @classmethod
+    def load(cls, home: Path) -> Deployment:
+        """The deployment in `home`, with its settings."""
+        settings = Settings.load(home)
+        return cls(settings, Docker(home))
+
+    @property
+    def streams_from_clients(self) -> bool:
+        """Whether the key is with the sites, by what was last written to `.env`."""
+        return CLIENT_STREAM in self.settings.get("COMPOSE_FILE")
+
+    def up(self, client_stream: bool | None = None) -> dict[str, Any]:
+        """Brings the deployment up; a second call changes nothing.
+
+        Args:
+            client_stream: move the key to the sites (True) or to the server (False); None keeps it where it is.
+
+        Returns:
+            NVFlare's word on the sites, see `console.admin.wait`.
+
+        Raises:
+            ConsoleError: a step failed; it says which, why and what to do.
+        """
+        self.preflight()
+        self.stage_key()
+        self.configure(self.streams_from_clients if client_stream is None else client_stream)
+        images.build(self.settings, self.docker)
+        self.start()
+        return self.wait()
+
+    def preflight(self) -> None:
+        """What can fail is checked before anything changes: the engine, disk space, the port."""
+        if subprocess.run(["docker/engine.sh", "ensure"], cwd=self.settings.home, check=False).returncode:
+            raise SystemExit(1)  # it has said why
+        self._check_disk()
+        self._check_port()
+
+    def _check_disk(self) -> None:
+        root = self.docker.run(["info", "--format", "{{.DockerRootDir}}"]).out.strip()
+        if not os.path.isdir(root):
+            return  # the engine's disk is another machine's
+        needed = RUN_GIB if images.exists(self.settings, self.docker) else IMAGE_GIB
+        free = shutil.disk_usage(root).free / 2**30
+        if free < needed:
+            raise ConsoleError("disk", f"{free:.1f} GiB free in {root}, {needed} GiB needed", "free space: docker system prune")
+
+    def _check_port(self) -> None:
+        if self.docker.running("server"):
+            return
+        address, port = self.settings.address, self.settings.port
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise ConsoleError(
+                    "port", f"{address}:{port} can't be used ({error.strerror})",
+                    "end what listens there (ss -ltnp), or set SERVER_PORT or BIND_ADDRESS in .env",
+                ) from None
+
+    def stage_key(self) -> None:
+        """Copies the key to the file that Compose mounts: in place, so that running containers see a new key.
+
+        The copy is readable for the container's user, in a folder that only the host's user enters.
+        """
+        folder = self.settings.home / "secrets" / ".mounted"
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.chmod(stat.S_IRWXU)
+        staged, source = folder / "wandb_api_key", self.settings.key_file
+        try:
+            key = source.read_text(encoding="utf-8").strip() if source.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConsoleError("W&B key", f"{source} can't be read ({type(error).__name__})", "correct the file, or WANDB_KEY_FILE") from None
+        if self.settings.get("WANDB_KEY_FILE") and not source.exists():
+            raise ConsoleError("W&B key", f"WANDB_KEY_FILE={source} does not exist", "correct it, or leave it empty to go without")
+        if not staged.exists() or staged.read_text(encoding="utf-8") != key:
+            if staged.exists():
+                staged.chmod(0o600)
+            staged.write_text(key, encoding="utf-8")
+        staged.chmod(0o444)
+
+    def configure(self, client_stream: bool) -> None:
+        """Chooses the compose files and writes them where plain `docker compose` finds them."""
+        files = ["compose.yaml"]
+        if client_stream:
+            files.append(CLIENT_STREAM)
+        if self._wants_gpus():
+            files.append(GPU)
+        if self.settings.path("CA_BUNDLE"):
+            files.append(CA)
+        threads = self.settings.get("SITE_THREADS") or str(max(1, (os.cpu_count() or 2) // 2))
+        managed = {"COMPOSE_FILE": ":".join(files), "SITE_THREADS": threads}
+        self.settings.remember(managed)
+        self.docker.environment.update(managed)
+        for name in ("CIFAR10_DIR", "CA_BUNDLE"):
+            if path := self.settings.path(name):
+                self.docker.environment[name] = str(path)
+
+    def _wants_gpus(self) -> bool:
+        wish = self.settings.get("GPUS", "auto")
+        if wish == "none":
+            return False
+        driver = shutil.which("nvidia-smi") is not None and not subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, timeout=30, check=False
+        ).returncode
+        runtime = "nvidia" in self.docker.run(["info", "--format", "{{json .Runtimes}}"]).out
+        if wish == "all" and not (driver and runtime):
+            missing = "the NVIDIA driver (nvidia-smi)" if not driver else "Docker's NVIDIA runtime"
+            raise ConsoleError("GPUs", f"GPUS=all, but {missing} does not answer", "install the NVIDIA Container Toolkit, or GPUS=none")
+        return driver and runtime
+
+    def start(self) -> None:
+        """Starts the containers; Compose runs the one-shots first."""
+        result = self.docker.compose("up", "--detach", "--remove-orphans", "--quiet-pull", seconds=START_SECONDS)
+        if not result.code:
+            return
+        for step in ("provision", "data"):
+            failed = [entry for entry in self.docker.services() if entry["Service"] == step and str(entry.get("ExitCode", 0)) != "0"]
+            if failed:
+                log = self.docker.compose("logs", "--no-log-prefix", "--tail", "15", step).out.strip()
+                raise ConsoleError(step, log.removeprefix(f"{step}: "), f"correct that, then `make up` again (whole log: docker compose logs {step})")
+        raise ConsoleError("containers", result.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
+
+    def wait(self) -> dict[str, Any]:
+        """Waits until NVFlare reports every local site registered."""
+        sites = self.docker.local_sites()
+        lines = self.admin("wait", "--sites", ",".join(sites), "--timeout", str(REGISTER_SECONDS), seconds=REGISTER_SECONDS + 60)
+        answer = next((line for line in lines if line["event"] == "sites"), None)
+        if answer and not answer["missing"]:
+            return answer
+        missing = answer["missing"] if answer else ["server"]
+        problem = next((line["message"] for line in lines if line["event"] == "error"), f"not registered after {REGISTER_SECONDS:.0f} s")
+        log = self.docker.compose("logs", "--no-log-prefix", "--tail", "5", missing[0]).out.strip()
+        raise ConsoleError(
+            "registration", f"{', '.join(missing)}: {problem}; last lines of {missing[0]}:\n{log}", f"docker compose logs {missing[0]}"
+        )
+
+    def admin(self, *arguments: str, seconds: float = 120.0) -> list[dict[str, Any]]:
+        """Runs one command of `console.admin` in the admin container and returns its lines."""
+        result = self.docker.compose("exec", "-T", "admin", "python", "-m", "multisite.console.admin", *arguments, seconds=seconds)
+        lines = [json.loads(line) for line in result.out.splitlines() if line.startswith("{")]
+        if not lines:
+            lines = [{"event": "error", "message": (result.err.strip().splitlines() or ["no answer"])[-1]}]
+        return lines
+
+    def table(self, registered: list[str]) -> str:
+        """Participant, state, address, device, examples: the answer of `make up`."""
+        services = {entry["Service"]: entry for entry in self.docker.services()}
+        rows: list[tuple[str, str, str, str, str]] = []
+        if "server" in services:
+            published = f"{self.settings.address}:{self.settings.port}"
+            rows.append(("server", services["server"]["State"], published, "-", "-"))
+        for site in sorted({*registered, *self.docker.local_sites()}):
+            if site not in services:
+                rows.append((site, "registered", "another host", "-", "-"))
+                continue
+            told = self.describe(site)
+            shards = told.get("shards", {})
+            shown = ", ".join(f"{shard['examples']} ({_dataset(shard['dataset'])}, {name})" for name, shard in shards.items())
+            state = "registered" if site in registered else services[site]["State"]
+            rows.append((site, state, f"network {site}", told.get("device", "-"), shown or "none"))
+        if "admin" in services:
+            rows.append(("admin", services["admin"]["State"], "network admin", "-", "-"))
+        return report.table(("participant", "state", "address", "device", "examples in its shard"), rows)
+
+    def describe(self, site: str) -> dict[str, Any]:
+        """What a local site says of itself: device, and examples by partition."""
+        result = self.docker.compose("exec", "-T", site, "python", "-m", "multisite.federation.describe")
+        return dict(json.loads(result.out)) if result.code == 0 and result.out.startswith("{") else {}
+
+
+def _dataset(name: str) -> str:
+    return "SYNTHETIC DATA" if name == "synthetic" else name

@@ -1,0 +1,74 @@
+"""The images: built when what goes into them has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+from multisite.console.docker import Docker
+from multisite.console.settings import ConsoleError, Settings
+
+TARGETS = ("control", "site")
+LABEL = "multisite.inputs"
+INPUTS = ("docker/Dockerfile", "docker/install.sh", "docker/requirements", "src/multisite", "jobs")
+ARGUMENTS = ("BASE_IMAGE", "TORCH_INDEX")
+BUILD_SECONDS = 3600.0
+
+
+def tag(settings: Settings) -> str:
+    """The tag of the deployment's images."""
+    return settings.get("IMAGE_TAG", "local")
+
+
+def fingerprint(settings: Settings) -> str:
+    """Of everything that an image is made from."""
+    state = hashlib.sha256()
+    for name in INPUTS:
+        root = settings.home / name
+        for path in sorted([root] if root.is_file() else root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                state.update(str(path.relative_to(settings.home)).encode() + path.read_bytes())
+    for name in ARGUMENTS:
+        state.update(f"{name}={settings.get(name)}".encode())
+    return state.hexdigest()[:16]
+
+
+def label(settings: Settings, docker: Docker, target: str) -> str:
+    """The inputs that an image was made from; empty without the image."""
+    name = f"multisite-{target}:{tag(settings)}"
+    return docker.run(["image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', name]).out.strip()
+
+
+def exists(settings: Settings, docker: Docker) -> bool:
+    """Whether every image is there, current or not."""
+    return all(label(settings, docker, target) for target in TARGETS)
+
+
+def build(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS) -> None:
+    """Builds the images whose inputs have changed.
+
+    Raises:
+        ConsoleError: a build did not end in BUILD_SECONDS.
+    """
+    inputs = fingerprint(settings)
+    stale = [target for target in targets if label(settings, docker, target) != inputs]
+    if not stale:
+        return
+    environment = {**os.environ, "INPUTS": inputs, **{name: settings.get(name) for name in ARGUMENTS if settings.get(name)}}
+    if bundle := settings.path("CA_BUNDLE"):
+        environment["CA_BUNDLE"] = str(bundle)
+    try:
+        done = subprocess.run(
+            ["docker/build.sh", tag(settings), *stale], cwd=settings.home, env=environment, timeout=BUILD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ConsoleError("images", f"not built within {BUILD_SECONDS:.0f} s", "check the network, then run it again") from None
+    if done.returncode:
+        raise SystemExit(1)  # it has said why
+
+
+def home_of_this_file() -> Path:
+    """The project's folder, seen from the source tree."""
+    return Path(__file__).resolve().parents[3]

@@ -1,0 +1,87 @@
+"""What the console prints: tables, and progress lines that read well on a terminal and in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns aligned with two spaces between them."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, for example 3:07."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def progress_line(row: dict[str, Any], rounds: int, elapsed: float) -> str:
+    """One site's report.
+
+    Args:
+        row: see `federation.progress`.
+        rounds: of the job.
+        elapsed: seconds since the first round began.
+    """
+    accuracy = f"global accuracy {row.get('accuracy', float('nan')):.4f}"
+    if "train_loss" not in row:
+        return f"[{clock(elapsed)}] final      {row['site']}: {accuracy}"
+    done = row["round"] + 1
+    left = elapsed / done * (rounds - done)
+    return (
+        f"[{clock(elapsed)}] round {done}/{rounds}  {row['site']}: loss {row['train_loss']:.3f}, "
+        f"{accuracy} before it, about {clock(left)} left"
+    )
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The table at a job's end: the global model after each round, as each site measured it, and the local training loss."""
+    by_round: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_round.setdefault(row["round"], []).append(row)
+    lines = []
+    for number, reports in sorted(by_round.items()):
+        trained = [report for report in reports if "train_loss" in report]
+        lines.append(
+            (
+                number,
+                f"{mean(reports, 'accuracy'):.4f}",
+                f"{mean(reports, 'loss'):.4f}",
+                f"{mean(trained, 'train_loss'):.4f}" if trained else "-",
+                f"{max(report['train_seconds'] for report in trained):.1f} s" if trained else "-",
+                len(reports),
+            )
+        )
+    header = ("rounds done", "global accuracy", "global loss", "then local loss", "local training", "sites")
+    return table(header, lines)
+
+
+def mean(reports: Sequence[dict[str, Any]], name: str) -> float:
+    """Mean of one column; NaN without values."""
+    values = [float(report[name]) for report in reports if name in report]
+    return sum(values) / len(values) if values else float("nan")
+
+
+def datasets(rows: Sequence[dict[str, Any]]) -> str:
+    """What the result was reached on; synthetic data in capitals."""
+    names = sorted({str(row["dataset"]) for row in rows if row.get("dataset")})
+    if "synthetic" in names:
+        return "SYNTHETIC DATA, NOT CIFAR-10"
+    return ", ".join(names) or "unknown data"
+
+
+def tracking_lines(writers: dict[str, dict[str, Any]]) -> list[str]:
+    """Where the metrics went, a line a writer, in plain words."""
+    lines = []
+    for writer, status in sorted(writers.items()):
+        if status["mode"] == "online":
+            lines.append(f"W&B: {status['rows']} rows in {len(status['runs'])} runs, sent by {writer}")
+        else:
+            lines.append(
+                f"W&B OFFLINE on {writer}: {status['reason']}. {status['rows']} rows of {len(status['runs'])} runs are kept in "
+                f"{writer}:{status['folder']}"
+            )
+    return lines or ["W&B: no writer reported"]
