@@ -196,6 +196,16 @@ class Deployment:
             rows.append(("admin", services["admin"]["State"], "network admin", "-", "-"))
         return report.table(("participant", "state", "address", "device", "examples in its shard"), rows)
 
+    def project(self) -> str:
+        """Compose's name of the deployment."""
+        out = self.docker.compose_or_fail("settings", "correct compose.yaml or .env", "config", "--format", "json")
+        return str(json.loads(out)["name"])
+
+    def dataset(self) -> str:
+        """What the local sites' shards hold: `cifar10`, or `synthetic` if any of them does."""
+        held = [shard["dataset"] for site in self.docker.local_sites() for shard in self.describe(site).get("shards", {}).values()]
+        return "synthetic" if "synthetic" in held else "cifar10"
+
     def describe(self, site: str) -> dict[str, Any]:
         """What a local site says of itself: device, and examples by partition."""
         result = self.docker.compose("exec", "-T", site, "python", "-m", "multisite.federation.describe")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from pathlib import Path
 
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
@@ -69,6 +68,3 @@ def build(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS
         raise SystemExit(1)  # it has said why
 
 
-def home_of_this_file() -> Path:
-    """The project's folder, seen from the source tree."""
-    return Path(__file__).resolve().parents[3]

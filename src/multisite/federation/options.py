@@ -37,7 +37,7 @@ class JobOptions:
         streamed_to_clients: each site sends its own metrics to W&B.
     """
 
-    rounds: int = 10
+    rounds: int = 8
     local_epochs: int = 1
     batch_size: int = 128
     lr: float = 0.1

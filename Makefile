@@ -1,0 +1,51 @@
+# Every verb of the deployment. What has logic is Python: src/multisite/console. Settings: .env (see .env.example).
+# Job options by variable: make submit ROUNDS=20 ALPHA=0.5
+CONSOLE = PYTHONPATH=src python3 -m multisite.console
+
+.DEFAULT_GOAL = help
+.PHONY: help up submit submit-client-stream follow status logs results abort kit down clean check test test-fast
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+up: ## build, provision, prepare the data, start; return when every site is registered
+	@$(CONSOLE) up
+
+submit: ## run the CIFAR-10 job (clients -> server -> W&B) and bring its results [ROUNDS LOCAL_EPOCHS BATCH_SIZE LR ALPHA NETWORK SITES SEED]
+	@$(CONSOLE) submit
+
+submit-client-stream: ## the same, each site straight to W&B: the key moves to the sites
+	@$(CONSOLE) submit-client-stream
+
+follow: ## watch a running job [JOB]
+	@$(CONSOLE) follow
+
+status: ## participants and jobs
+	@$(CONSOLE) status
+
+logs: ## follow every container's log
+	@docker compose logs --follow --tail 100
+
+results: ## bring a finished job's results to results/ [JOB]
+	@$(CONSOLE) results
+
+abort: ## end a running job [JOB]
+	@$(CONSOLE) abort
+
+kit: ## write the startup kit of a site on another host to kits/ [SITE]
+	@$(CONSOLE) kit
+
+down: ## stop and remove containers and networks; keys, data and results stay
+	@$(CONSOLE) down
+
+clean: ## delete by name: WHAT=keys,data,state,results,images (or all)
+	@$(CONSOLE) clean
+
+check: ## lint, format and types, in the test image
+	@docker/test.sh check
+
+test-fast: ## unit and simulator tests, in the test image
+	@docker/test.sh fast
+
+test: ## set up everything and run every test: unit, simulator, e2e
+	@docker/test.sh all

@@ -1,0 +1,38 @@
+"""`make kit SITE=site-3`: the startup kit of a site that runs on another host, as a folder to carry there."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+
+from multisite.console.deployment import Deployment
+from multisite.console.settings import ConsoleError
+
+COPY_SECONDS = 60.0
+
+
+def export(deployment: Deployment, site: str) -> None:
+    """Writes `kits/<site>` from the provisioning volume, readable by its owner only.
+
+    Raises:
+        ConsoleError: project.yml has no such participant.
+    """
+    if not site:
+        raise ConsoleError("kit", "no site is named", "make kit SITE=site-3 (a client of project.yml)")
+    command = [
+        "docker", "compose", "run", "--rm", "--no-deps", "-T", "provision", "sh", "-c",
+        'cd /provision/*/prod_* && [ -f "$1/startup/fed_client.json" ] && tar -cf - "$1"', "sh", site,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=deployment.settings.home, env=deployment.docker.env(), capture_output=True, timeout=COPY_SECONDS,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        raise ConsoleError("kit", f"there is no kit of a site {site}", "add it to project.yml as a client, `make up`, then this again")
+    kits = deployment.settings.home / "kits"
+    kits.mkdir(mode=0o700, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(kits, filter="data")
+    print(f"kits/{site} holds a private key: carry it to its host over a safe channel, then delete it here.")
+    print(f"There: KIT=./{site} DATA=./data docker compose -f compose.site.yaml up -d   (see docs/remote-sites.md)")

@@ -1,0 +1,241 @@
+"""`make submit`: the job's progress, Ctrl-C, its table and its results."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from multisite.console import report
+from multisite.console.deployment import Deployment
+from multisite.console.settings import ConsoleError
+from multisite.federation.options import JobOptions
+
+COMPLETED = "FINISHED:COMPLETED"
+QUIET_SECONDS = 900.0  # no line at all from the admin: a round may be long, an admin that hangs must not be waited for for ever
+COPY_SECONDS = 300.0
+NEXT_STEPS = {
+    "ShardError": "`make up` with the job's ALPHA, SEED and SITES prepares the shards",
+    "OutOfMemoryError": "a smaller BATCH_SIZE, or more SITE_MEMORY in .env",
+}
+
+
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
+class AdminStream:
+    """Lines of a long command in the admin container, read beside the terminal's signals."""
+
+    def __init__(self, deployment: Deployment, arguments: list[str]) -> None:
+        command = ["docker", "compose", "exec", "-T", "admin", "python", "-m", "multisite.console.admin", *arguments]
+        # A session of its own: Ctrl-C reaches this console, which asks, and not the command.
+        self.process = subprocess.Popen(
+            command, cwd=deployment.settings.home, env=deployment.docker.env(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.errors: list[str] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._read_errors, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.errors = [*self.errors[-19:], line.rstrip()]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            try:
+                line = self._lines.get(timeout=QUIET_SECONDS)
+            except queue.Empty:
+                raise ConsoleError("submit", f"no news from the admin for {QUIET_SECONDS:.0f} s", "make status") from None
+            if line is None:
+                return
+            if line.startswith("{"):
+                yield json.loads(line)
+
+    def close(self) -> None:
+        """Ends the command, if it has not ended."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(timeout=20)
+
+
+@dataclasses.dataclass
+class Following:
+    """A job that is being watched."""
+
+    deployment: Deployment
+    job_id: str = ""
+    rounds: int = 0
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    started: float = 0.0
+
+    def watch(self, arguments: list[str]) -> int:
+        """Runs `console.admin` with `arguments` and shows what it reports.
+
+        Returns:
+            0 if the job completed, 1 if it failed, 130 if the person left it running or aborted it.
+        """
+        stream = AdminStream(self.deployment, arguments)
+        previous = signal.signal(signal.SIGINT, _interrupt)
+        try:
+            for line in stream:
+                if line["event"] == "finished":
+                    return self._finish(line)
+                self._show(line)
+            raise ConsoleError("submit", "; ".join(stream.errors[-3:]) or "the admin's command ended early", "make status")
+        except Interrupted:
+            return self._ask()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+            stream.close()
+
+    def _show(self, line: dict[str, Any]) -> None:
+        if line["event"] == "error":
+            raise ConsoleError("submit", line["message"], line.get("next", "make status"))
+        if line["event"] == "submitted":
+            self.job_id, self.rounds = line["job_id"], line["rounds"]
+            say(f"job {self.job_id} submitted: {self.rounds} rounds on {', '.join(line['sites'])}")
+        elif line["event"] == "status":
+            say(f"job is {line['status']}")
+        elif line["event"] == "report":
+            self.rows.append(line["row"])
+            self.started = line["started"]
+            say(report.progress_line(line["row"], line["rounds"], max(0.0, time.time() - self.started)))
+
+    def _finish(self, line: dict[str, Any]) -> int:
+        job_id, status = line["job_id"], line["status"]
+        folder = self._copy_results(job_id)
+        say("")
+        if self.rows:
+            say(report.summary(self.rows))
+            final = [row for row in self.rows if "train_loss" not in row]
+            if final:
+                say(f"\nfinal global model: accuracy {report.mean(final, 'accuracy'):.4f} on {report.datasets(self.rows)}")
+        for text in report.tracking_lines(line["tracking"]):
+            say(text)
+        say(f"results: {folder}")
+        if status == COMPLETED:
+            say(f"job {job_id} completed")
+            return 0
+        say(f"job {job_id} did not complete: {status}")
+        for site, error in sorted(line["errors"].items()):
+            say(f"  {site}: {error}")
+            name = error.split(":")[0]
+            if name in NEXT_STEPS and "next:" not in error:
+                say(f"  next: {NEXT_STEPS[name]}")
+        if not line["errors"]:
+            say(f"  next: read {folder}/logs, and: docker compose logs")
+        return 1
+
+    def _copy_results(self, job_id: str) -> str:
+        """Brings results/<job id> to the host, owned by whoever runs this."""
+        results = self.deployment.settings.path("RESULTS_DIR") or self.deployment.settings.home / "results"
+        results.mkdir(parents=True, exist_ok=True)
+        command = ["docker", "compose", "exec", "-T", "admin", "tar", "-C", "/results", "-cf", "-", job_id]
+        done = subprocess.run(
+            command, cwd=self.deployment.settings.home, env=self.deployment.docker.env(), capture_output=True,
+            timeout=COPY_SECONDS, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        if done.returncode:
+            raise ConsoleError("results", done.stderr.decode(errors="replace").strip()[-500:], f"make results JOB={job_id}")
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            archive.extractall(results, filter="data")
+        return str(results / job_id)
+
+    def _ask(self) -> int:
+        """Ctrl-C: leave the job running, or abort it. Without a terminal it is left running."""
+        if not self.job_id:
+            say("interrupted before the job was submitted; `make status` shows whether it was")
+            return 130
+        answer = ""
+        if sys.stdin.isatty():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            answer = input(f"\njob {self.job_id} is running. [l]eave it running, or [a]bort it? ").strip().lower()
+        if answer.startswith("a"):
+            return abort(self.deployment, self.job_id) or 130
+        say(f"job {self.job_id} goes on. `make follow JOB={self.job_id}` watches it, `make abort JOB={self.job_id}` ends it.")
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted
+
+
+def say(text: str) -> None:
+    """One line on stdout, at once."""
+    print(text, flush=True)
+
+
+def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> int:
+    """Brings the deployment up in the asked-for mode, submits, follows, and brings the results.
+
+    Returns:
+        0 only if the job completed.
+
+    Raises:
+        ConsoleError: a step failed.
+    """
+    if options.sites != len(deployment.docker.local_sites()) and not os.environ.get("SITES"):
+        options = dataclasses.replace(options, sites=len(deployment.docker.local_sites()))
+    if client_stream != deployment.streams_from_clients:
+        _refuse_while_jobs_run(deployment, client_stream)
+    answer = deployment.up(client_stream)
+    say(deployment.table(answer["registered"]))
+    dataset = deployment.dataset()
+    if dataset == "synthetic":
+        say("\nSYNTHETIC DATA STANDS IN FOR CIFAR-10: set CIFAR10_DIR to a local copy for a real result")
+    options = dataclasses.replace(
+        options, dataset=dataset, streamed_to_server=not client_stream, streamed_to_clients=client_stream
+    )
+    say("")
+    return Following(deployment).watch(["submit", *options.as_arguments()])
+
+
+def _refuse_while_jobs_run(deployment: Deployment, client_stream: bool) -> None:
+    """Moving the key recreates containers, which would kill a running job: only when told so."""
+    if not deployment.docker.running("admin") or not deployment.docker.running("server"):
+        return
+    lines = deployment.admin("jobs")
+    running = [job["job_id"] for line in lines if line["event"] == "jobs" for job in line["jobs"] if not job["status"].startswith("FINISHED")]
+    if not running:
+        return
+    where = "the sites" if client_stream else "the server"
+    if sys.stdin.isatty():
+        answer = input(f"job {running[0]} is running, and moving the key to {where} would kill it. Go on? [y/N] ")
+        if answer.strip().lower() in ("y", "yes"):
+            return
+    elif os.environ.get("FORCE") == "yes":
+        return
+    raise ConsoleError(
+        "submit", f"job {running[0]} is running, and moving the key to {where} would kill it",
+        f"wait for it (make follow JOB={running[0]}), abort it, or FORCE=yes",
+    )
+
+
+def abort(deployment: Deployment, job_id: str) -> int:
+    """Aborts a job and says what became of it."""
+    for line in deployment.admin("abort", job_id):
+        if line["event"] == "error":
+            raise ConsoleError("abort", line["message"], line.get("next", "make status"))
+        say(f"job {job_id} is {line['status']}")
+        return 0 if line["status"].startswith("FINISHED") else 1
+    return 1
