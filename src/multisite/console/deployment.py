@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from multisite.console.settings import ConsoleError, Settings
 
 START_SECONDS = 900.0
 REGISTER_SECONDS = 90.0
+WAIT_SLICE_SECONDS = 20.0
 IMAGE_GIB, RUN_GIB = 12, 1
 CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
@@ -155,18 +157,25 @@ class Deployment:
         raise ConsoleError("containers", result.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
 
     def wait(self) -> dict[str, Any]:
-        """Waits until NVFlare reports every local site registered."""
+        """Waits until NVFlare reports every local site registered.
+
+        Raises:
+            ConsoleError: one is not after REGISTER_SECONDS, or its container keeps failing.
+        """
         sites = self.docker.local_sites()
-        lines = self.admin("wait", "--sites", ",".join(sites), "--timeout", str(REGISTER_SECONDS), seconds=REGISTER_SECONDS + 60)
-        answer = next((line for line in lines if line["event"] == "sites"), None)
-        if answer and not answer["missing"]:
-            return answer
-        missing = answer["missing"] if answer else ["server"]
-        problem = next((line["message"] for line in lines if line["event"] == "error"), f"not registered after {REGISTER_SECONDS:.0f} s")
-        log = self.docker.compose("logs", "--no-log-prefix", "--tail", "5", missing[0]).out.strip()
-        raise ConsoleError(
-            "registration", f"{', '.join(missing)}: {problem}; last lines of {missing[0]}:\n{log}", f"docker compose logs {missing[0]}"
-        )
+        deadline = time.monotonic() + REGISTER_SECONDS
+        while True:
+            lines = self.admin("wait", "--sites", ",".join(sites), "--timeout", str(WAIT_SLICE_SECONDS), seconds=120)
+            answer = next((line for line in lines if line["event"] == "sites"), None)
+            if answer and not answer["missing"]:
+                return answer
+            missing = answer["missing"] if answer else ["server"]
+            failing = [entry["Service"] for entry in self.docker.services() if entry["State"] == "restarting"]
+            if failing or time.monotonic() > deadline:
+                culprit = (failing or missing)[0]
+                why = "its container keeps failing" if failing else f"not registered after {REGISTER_SECONDS:.0f} s"
+                log = self.docker.compose("logs", "--no-log-prefix", "--tail", "5", culprit).out.strip()
+                raise ConsoleError("registration", f"{culprit}: {why}; its last lines:\n{log}", f"docker compose logs {culprit}")
 
     def admin(self, *arguments: str, seconds: float = 120.0) -> list[dict[str, Any]]:
         """Runs one command of `console.admin` in the admin container and returns its lines."""

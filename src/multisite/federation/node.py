@@ -36,7 +36,8 @@ logger = logging.getLogger("multisite.node")
 
 
 def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) -> None:
-    """Puts the kit where NVFlare looks for it: `startup` as a link, `local` as a copy with this participant's switches applied.
+    """Puts the kit where NVFlare looks for it: `startup` as links, `local` as a copy
+    with this participant's switches applied.
 
     Args:
         kit: read-only.
@@ -44,9 +45,10 @@ def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) ->
         environment: LOG (plain, detail, json) and ALLOW_CUSTOM_CODE (yes, no).
     """
     startup = workspace / "startup"
-    if startup.is_symlink() or startup.exists():
-        startup.unlink()
-    startup.symlink_to(kit.folder / "startup")
+    shutil.rmtree(startup, ignore_errors=True)
+    startup.mkdir()
+    for file in (kit.folder / "startup").iterdir():  # NVFlare does not look into a linked folder; no key is copied
+        (startup / file.name).symlink_to(file)
     local = workspace / "local"
     shutil.rmtree(local, ignore_errors=True)
     shutil.copytree(kit.folder / "local", local)
