@@ -144,9 +144,9 @@ def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
     """The reporter's snapshot from NVFlare's job stats; None while the job has none to give."""
     try:
         stats = flare.show_stats(job_id, "server")
-    except (NoConnection, JobNotFound):
+    except NoConnection:
         raise
-    except Exception as error:  # the job may end between the status and this call
+    except Exception as error:  # the job's process is not there yet, or not any more
         print(f"no stats now: {error}", file=sys.stderr)
         return None
     server = stats.get("server") if isinstance(stats, dict) else None
@@ -257,7 +257,7 @@ def main() -> int:
         emit("error", message=f"the server does not answer: {error}", next="docker compose ps server; docker compose logs server")
         return EXIT_NO_SERVER
     except JobNotFound:
-        emit("error", message=f"no job {arguments.job}", next="`make status` lists them")
+        emit("error", message=f"no job {getattr(arguments, 'job', '')}", next="`make status` lists them")
         return EXIT_FAILED
     except KitError as error:
         emit("error", message=str(error))

@@ -123,6 +123,7 @@ class Deployment:
             files.append(GPU)
         if self.settings.path("CA_BUNDLE"):
             files.append(CA)
+        files += [name for name in self.settings.get("COMPOSE_EXTRA").split(":") if name]
         threads = self.settings.get("SITE_THREADS") or str(max(1, (os.cpu_count() or 2) // 2))
         managed = {"COMPOSE_FILE": ":".join(files), "SITE_THREADS": threads}
         self.settings.remember(managed)

@@ -142,6 +142,9 @@ class Following:
             name = error.split(":")[0]
             if name in NEXT_STEPS and "next:" not in error:
                 say(f"  next: {NEXT_STEPS[name]}")
+        for detail in line["meta"].get("job_deploy_detail") or []:
+            if ": OK" not in str(detail):
+                say(f"  {detail}")
         if not line["errors"]:
             say(f"  next: read {folder}/logs, and: docker compose logs")
         return 1

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 MODES = ("plain", "detail", "json")
+
+# Transport chatter: it is retried, and what it leads to is logged by whoever waited for it.
+TRANSPORT = ("nvflare.fuel.f3.cellnet", "nvflare.fuel.f3.mpm", "nvflare.fuel.f3.streaming")
+# What NVFlare warns of at the end of every healthy job.
+END_OF_JOB = ("END_RUN received", "missing job on client")
+
+
+class PlainFilter(logging.Filter):
+    """Our own messages, and everybody's warnings and errors except the transport's."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """logging's filter seam."""
+        name = getattr(record, "fullName", record.name)
+        if name.startswith("multisite"):
+            return True
+        if record.levelno <= logging.INFO or name.startswith(TRANSPORT):
+            return False
+        return record.levelno > logging.WARNING or not any(text in record.getMessage() for text in END_OF_JOB)
 
 
 def configure(default: dict[str, Any], mode: str) -> dict[str, Any]:
@@ -26,11 +45,7 @@ def configure(default: dict[str, Any], mode: str) -> dict[str, Any]:
         console["formatter"] = "jsonFormatter"
     elif mode == "plain":
         config["formatters"]["plainFormatter"] = {"format": "%(asctime)s %(levelname)s %(message)s"}
-        config["filters"]["plainFilter"] = {
-            "()": "nvflare.fuel.utils.log_utils.LoggerNameFilter",
-            "logger_names": ["multisite"],
-            "exclude_logger_names": [],
-        }
+        config["filters"]["plainFilter"] = {"()": "multisite.federation.logs.PlainFilter"}
         console["formatter"] = "plainFormatter"
         console["filters"] = ["plainFilter"]
     return config

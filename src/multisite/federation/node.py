@@ -36,19 +36,16 @@ logger = logging.getLogger("multisite.node")
 
 
 def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) -> None:
-    """Puts the kit where NVFlare looks for it: `startup` as links, `local` as a copy
-    with this participant's switches applied.
+    """Puts the kit where NVFlare looks for it: a copy, with this participant's switches applied.
 
     Args:
         kit: read-only.
         workspace: NVFlare's workspace, writable.
         environment: LOG (plain, detail, json) and ALLOW_CUSTOM_CODE (yes, no).
     """
-    startup = workspace / "startup"
-    shutil.rmtree(startup, ignore_errors=True)
-    startup.mkdir()
-    for file in (kit.folder / "startup").iterdir():  # NVFlare does not look into a linked folder; no key is copied
-        (startup / file.name).symlink_to(file)
+    # A copy, for NVFlare opens its files without following links; it is this participant's own volume.
+    shutil.rmtree(workspace / "startup", ignore_errors=True)
+    shutil.copytree(kit.folder / "startup", workspace / "startup")
     local = workspace / "local"
     shutil.rmtree(local, ignore_errors=True)
     shutil.copytree(kit.folder / "local", local)

@@ -51,6 +51,7 @@ class Cifar10Recipe(FedAvgRecipe):
             server_expected_format=ExchangeFormat.NUMPY,
             key_metric="accuracy",
         )
+        self._job.job.set_app_packages(["multisite"])  # in every image: not to be copied into the job
         self._job.to_server(RoundReporter(rounds=options.rounds), id="round_reporter")
         self._job.to_server(TrackingStatusCollector(), id="tracking_status")
         self.add_server_config({"server": {"task_request_interval": TASK_PERIOD}})

@@ -82,10 +82,11 @@ class WandbReceiver(AnalyticsReceiver):
     def _report(self, fl_ctx: FLContext) -> None:
         """Tells the job's status collector, which is on the server, where the metrics go."""
         assert self._runs is not None
+        on_server = fl_ctx.get_process_type() == ProcessType.SERVER_JOB
         message = Shareable()
-        message.update({"status": self._runs.status.as_dict(), "writer": fl_ctx.get_identity_name()})
+        message.update({"status": self._runs.status.as_dict(), "writer": "server" if on_server else fl_ctx.get_identity_name()})
         with fl_ctx.get_engine().new_context() as context:
-            if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:
+            if on_server:
                 context.set_prop(FLContextKey.EVENT_DATA, message, private=True, sticky=False)
                 context.set_prop(FLContextKey.EVENT_SCOPE, EventScope.LOCAL, private=True, sticky=False)
                 self.fire_event(STATUS_EVENT, context)

@@ -15,16 +15,16 @@ from multisite.tracking.key import SECRET, KeyProblem, read_key
 STEP = "step"
 FINISH_SECONDS = 30
 # A writer in a server or a hospital: no console capture, no machine statistics, no code, no error reports to a third party.
-QUIET = {
-    "WANDB_CONSOLE": "off",
-    "WANDB_ERROR_REPORTING": "false",
-    "WANDB_DISABLE_GIT": "true",
-    "WANDB_DISABLE_CODE": "true",
-    "WANDB_X_DISABLE_META": "true",
-    "WANDB_X_DISABLE_STATS": "true",
-    "WANDB_X_SAVE_REQUIREMENTS": "false",
-    "WANDB_SILENT": "true",
-    "WANDB_INIT_TIMEOUT": "15",
+QUIET: dict[str, Any] = {
+    "console": "off",
+    "silent": True,
+    "disable_git": True,
+    "disable_code": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "init_timeout": 15,
+    "finish_timeout": FINISH_SECONDS,
 }
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,6 @@ class JobRuns:
             axes: metric pattern -> x axis, for example {"test/*": "round"}; every other metric goes by `step`.
             key_file: file that holds the API key.
         """
-        os.environ.update(QUIET)
         self._job_id = job_id
         self._settings = dict(settings)
         self._axes = axes
@@ -133,7 +132,7 @@ class JobRuns:
         return run
 
     def _sdk_settings(self) -> wandb.Settings:
-        settings: dict[str, Any] = {"finish_timeout": FINISH_SECONDS}
+        settings = dict(QUIET)
         if self.status.mode == "online":
             settings["api_key"] = self._key
             if self._base_url:
