@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from multisite.console import cleaning, kits, report, submit
+from multisite.console import cleaning, images, kits, report, submit
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.federation import options as job_options
@@ -89,6 +89,13 @@ def clean() -> int:
     return 0
 
 
+def build_test() -> int:
+    """Every image, the one with the development tools included."""
+    deployment = Deployment.load(HOME)
+    images.build(deployment.settings, deployment.docker, (*images.TARGETS, "test"))
+    return 0
+
+
 def kit() -> int:
     """`make kit SITE=...`."""
     kits.export(running(), os.environ.get("SITE", ""))
@@ -104,6 +111,7 @@ VERBS = {
     "status": status,
     "abort": abort,
     "kit": kit,
+    "build-test": build_test,
     "down": down,
     "clean": clean,
 }

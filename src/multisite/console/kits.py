@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 
@@ -10,6 +11,7 @@ from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 
 COPY_SECONDS = 60.0
+CONTAINER_UID = 1000
 
 
 def export(deployment: Deployment, site: str) -> None:
@@ -34,5 +36,9 @@ def export(deployment: Deployment, site: str) -> None:
     kits.mkdir(mode=0o700, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         archive.extractall(kits, filter="data")
+    if os.getuid() == 0:  # the container's user; anybody else says so with chown on the site's host
+        for path in [kits / site, *(kits / site).rglob("*")]:
+            os.chown(path, CONTAINER_UID, CONTAINER_UID)
     print(f"kits/{site} holds a private key: carry it to its host over a safe channel, then delete it here.")
-    print(f"There: KIT=./{site} DATA=./data docker compose -f compose.site.yaml up -d   (see docs/remote-sites.md)")
+    print("There, with docker/compose.site.yaml:")
+    print(f"  SERVER_ADDRESS=... KIT=./{site} DATA=./data docker compose -f compose.site.yaml up -d")

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The tests:  docker/test.sh check|fast|e2e|all    (all sets up everything; CI calls it)
+#   CIFAR10_DIR   a local copy of CIFAR-10; a `shared/data` folder beside the project is found by itself
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CONSOLE="python3 -m multisite.console"
+export PYTHONPATH=src
+export IMAGE_TAG=${IMAGE_TAG:-local}
+[ -n "${CIFAR10_DIR:-}" ] || [ ! -d ../shared/data ] || export CIFAR10_DIR="$(cd ../shared/data && pwd)"
+
+in_test_image() { # no network, no writes into the project
+    docker run --rm --init --network none --read-only --tmpfs /tmp:exec,mode=1777 --memory 6g -v "$PWD:/project:ro" -w /project \
+        -e PYTHONPATH=/project/src "multisite-test:$IMAGE_TAG" "$@"
+}
+images() { docker/engine.sh ensure && $CONSOLE build-test; }
+check() {
+    in_test_image ruff check --no-cache . && in_test_image ruff format --no-cache --check . && in_test_image mypy --cache-dir /tmp/mypy
+}
+fast() { in_test_image python -m pytest -p no:cacheprovider tests/unit tests/simulator; }
+e2e() {
+    docker/venv.sh
+    .venv/bin/python -m pytest -p no:cacheprovider tests/e2e
+}
+
+case "${1:-}" in
+check | fast) images; "$1" ;;
+e2e) images; e2e ;;
+all) images; check; fast; e2e ;;
+*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|e2e|all" >&2; exit 2 ;;
+esac

@@ -1,0 +1,65 @@
+"""Bringing it up, its table, its networks, its hardening."""
+
+from __future__ import annotations
+
+from tests.e2e.stack import LIMIT, Stack
+
+
+def test_up_shows_every_participant_with_its_device_and_examples(stack: Stack) -> None:
+    text = stack.make("up").text
+    rows = {line.split()[0]: line for line in text.splitlines() if line.startswith(("server", "site-", "admin"))}
+    assert set(rows) == {"server", "site-1", "site-2", "admin"}
+    assert f"127.0.0.1:{stack.port}" in rows["server"]
+    for site in ("site-1", "site-2"):
+        assert "registered" in rows[site]
+        assert "cpu" in rows[site] or "cuda" in rows[site]
+        assert str(int(LIMIT) // 2) in rows[site]
+
+
+def test_a_second_up_changes_nothing_and_takes_seconds(stack: Stack) -> None:
+    before = stack.containers()
+    done = stack.make("up")
+    assert done.code == 0, done.text
+    assert stack.containers() == before
+    assert done.seconds < 30
+
+
+def test_containers_become_healthy(stack: Stack) -> None:
+    def healthy() -> bool:
+        return all(stack.inspect(stack.containers()[name])["State"]["Health"]["Status"] == "healthy" for name in ("server", "site-1", "site-2"))  # type: ignore[index]
+
+    stack.wait_for(healthy, "server and sites healthy")
+
+
+def test_site_1_can_reach_the_server_and_nothing_else(stack: Stack) -> None:
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+    assert stack.execute("site-1", "python", "-c", reach, "server", str(stack.port)).code == 0
+    for address in [*stack.addresses("site-2"), *stack.addresses("wandb-backend"), "192.0.2.1"]:
+        port = "8970" if address in stack.addresses("wandb-backend") else str(stack.port)
+        assert stack.execute("site-1", "python", "-c", reach, address, port).code != 0, address
+    for name in ("site-2", "wandb-backend", "admin"):
+        assert stack.execute("site-1", "python", "-c", f"import socket; socket.gethostbyname('{name}')").code != 0, name
+
+
+def test_no_container_runs_as_root_or_can_write_its_image(stack: Stack) -> None:
+    for name in ("server", "site-1", "site-2", "admin"):
+        assert stack.execute(name, "id", "-u").text.strip() == "1000"
+        assert stack.execute(name, "sh", "-c", "touch /opt/multisite/x").code != 0
+        host = stack.inspect(stack.containers()[name])["HostConfig"]
+        assert host["CapDrop"] == ["ALL"]  # type: ignore[index]
+        assert host["ReadonlyRootfs"] is True  # type: ignore[index]
+        assert any("no-new-privileges" in option for option in host["SecurityOpt"])  # type: ignore[index]
+
+
+def test_the_root_key_is_mounted_in_no_running_container(stack: Stack) -> None:
+    for name in ("server", "site-1", "site-2", "admin"):
+        mounts = stack.inspect(stack.containers()[name])["Mounts"]
+        assert not [mount for mount in mounts if mount.get("Name", "").endswith("_provision")]  # type: ignore[attr-defined]
+        assert stack.execute(name, "sh", "-c", "find / -name cert.json -not -path '/proc/*' 2>/dev/null").text.strip() == ""
+
+
+def test_a_site_sees_its_own_shard_read_only(stack: Stack) -> None:
+    mounts = stack.inspect(stack.containers()["site-1"])["Mounts"]
+    shards = [mount for mount in mounts if "shard" in mount.get("Name", "")]  # type: ignore[attr-defined]
+    assert [mount["Name"] for mount in shards] == [f"{stack.name}_shard-site-1"]
+    assert shards[0]["RW"] is False

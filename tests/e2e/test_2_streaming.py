@@ -1,0 +1,153 @@
+"""Both ways of streaming, end to end, and where the key is."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import KEY, WRONG_KEY, Done, Stack, job_id_in
+from tests.wandb_backend.client import BackendState, rows
+
+SERVICES = ("server", "site-1", "site-2", "admin")
+
+
+@pytest.fixture(scope="module")
+def through_server(stack: Stack) -> Done:
+    done = stack.submit()
+    assert done.code == 0, done.text
+    return done
+
+
+@pytest.fixture(scope="module")
+def before_switch(stack: Stack, through_server: Done) -> dict[str, str]:
+    return stack.containers()
+
+
+@pytest.fixture(scope="module")
+def from_clients(stack: Stack, before_switch: dict[str, str]) -> Done:
+    done = stack.submit("submit-client-stream")
+    assert done.code == 0, done.text
+    return done
+
+
+def runs_of(state: BackendState, job_id: str) -> list[dict[str, object]]:
+    return [run for run in state.runs() if job_id in str(run["group"])]
+
+
+def check_metrics(state: BackendState, job_id: str) -> None:
+    """A run a site, with every round's evaluation and every round's training, exactly once."""
+    runs = runs_of(state, job_id)
+    assert sorted(str(run["display_name"]).split("-cifar10")[0] for run in runs) == ["site-1", "site-2"]
+    for run in runs:
+        history = rows(run)
+        assert [row["round"] for row in history if "test/accuracy" in row] == [0, 1, 2]
+        assert [row["round"] for row in history if "train_round/train_loss" in row] == [1, 2]
+        assert run["complete"]
+
+
+def test_metrics_arrive_through_the_server_authenticated_by_its_key(stack: Stack, through_server: Done) -> None:
+    state, job_id = stack.backend(), job_id_in(through_server.text)
+    check_metrics(state, job_id)
+    for run in runs_of(state, job_id):
+        assert set(run["auth"]) == {"hospital"}  # type: ignore[call-overload]
+        assert set(run["ips"]) <= stack.addresses("server")  # type: ignore[call-overload]
+    assert not state.unknown_ops
+    assert not state.leaks
+
+
+def test_the_results_hold_models_metrics_and_configuration(stack: Stack, through_server: Done) -> None:
+    job_id = job_id_in(through_server.text)
+    folder = stack.home / "results" / job_id
+    assert (folder / "models" / "global_model.safetensors").stat().st_size > 100_000
+    assert (folder / "models" / "best_model.safetensors").exists()
+    with (folder / "rounds.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert sorted((row["site"], row["round"]) for row in table) == [(site, str(n)) for site in ("site-1", "site-2") for n in (0, 1, 2)]
+    assert json.loads(next(folder.glob("job/**/meta.json")).read_text(encoding="utf-8"))["min_clients"] == 2
+    assert f"job {job_id} completed" in through_server.text
+    assert "round 2/2" in through_server.text
+
+
+def test_a_healthy_round_is_a_few_lines_in_the_logs(stack: Stack, through_server: Done) -> None:
+    for service in ("server", "site-1"):
+        lines = [line for line in stack.compose("logs", "--no-log-prefix", service).text.splitlines() if line.strip()]
+        assert any("round 2/2" in line for line in lines)
+        assert len(lines) < 30, "\n".join(lines)
+        assert all(line[:4].isdecimal() for line in lines), "\n".join(lines)
+
+
+def readable_key(stack: Stack, service: str) -> bool:
+    return stack.execute(service, "sh", "-c", f"grep -rqs {KEY} /run/secrets").code == 0
+
+
+def test_the_key_is_readable_in_the_server_only(stack: Stack, through_server: Done) -> None:
+    assert [service for service in SERVICES if readable_key(stack, service)] == ["server"]
+    check_key_is_nowhere_else(stack)
+
+
+def test_metrics_arrive_from_each_site_authenticated_by_its_key(stack: Stack, from_clients: Done) -> None:
+    state, job_id = stack.backend(), job_id_in(from_clients.text)
+    check_metrics(state, job_id)
+    for run in runs_of(state, job_id):
+        site = str(run["display_name"]).split("-cifar10")[0]
+        assert set(run["auth"]) == {"hospital"}  # type: ignore[call-overload]
+        assert set(run["ips"]) <= stack.addresses(site)  # type: ignore[call-overload]
+
+
+def test_moving_the_key_recreates_only_the_containers_that_gain_or_lose_it(
+    stack: Stack, before_switch: dict[str, str], from_clients: Done
+) -> None:
+    after = stack.containers()
+    unchanged = {service for service in after if after[service] == before_switch.get(service)}
+    assert unchanged == {"admin", "wandb-backend"}
+
+
+def test_the_key_is_readable_in_the_sites_only(stack: Stack, from_clients: Done) -> None:
+    assert [service for service in SERVICES if readable_key(stack, service)] == ["site-1", "site-2"]
+    check_key_is_nowhere_else(stack)
+
+
+def test_sites_that_stream_still_cannot_reach_each_other(stack: Stack, from_clients: Done) -> None:
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], 8002), 3)"
+    for address in stack.addresses("site-2"):
+        assert stack.execute("site-1", "python", "-c", reach, address).code != 0
+    assert stack.execute("site-1", "python", "-c", "import socket; socket.gethostbyname('site-2')").code != 0
+
+
+def check_key_is_nowhere_else(stack: Stack) -> None:
+    """Files, environments and command lines of every container, `inspect`, logs, image history and the results."""
+    for service in SERVICES:
+        files = stack.execute(service, "sh", "-c", f"grep -rls {KEY} /workspace /kit /data /results /tmp /opt/multisite 2>/dev/null")
+        assert files.text.strip() == "", (service, files.text)
+        processes = stack.execute(service, "sh", "-c", f"grep -ls {KEY} /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null")
+        assert processes.text.strip() == "", (service, processes.text)
+        assert KEY not in json.dumps(stack.inspect(stack.containers()[service]))
+    assert KEY not in stack.compose("logs").text
+    for image in ("control", "site"):
+        assert KEY not in stack.run("docker", "history", "--no-trunc", f"multisite-{image}:local").text
+    results = Path(stack.home / "results")
+    assert not [path for path in results.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert KEY not in (stack.home / ".env").read_text(encoding="utf-8").replace(stack.settings["BACKEND_KEYS"], "")
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"), [(None, "no API key"), (WRONG_KEY, "refused the API key"), ("short", "malformed API key")]
+)
+def test_without_a_usable_key_the_job_completes_offline_and_says_so(stack: Stack, key: str | None, reason: str) -> None:
+    before = len(stack.backend().runs())
+    stack.write_key(key)
+    try:
+        done = stack.submit(ROUNDS="1")
+    finally:
+        stack.write_key(KEY)
+    assert done.code == 0, done.text
+    assert "W&B OFFLINE on server" in done.text
+    assert reason in done.text
+    if key:
+        assert key not in done.text
+    assert len(stack.backend().runs()) == before
+    kept = stack.execute("server", "sh", "-c", f"find /workspace/wandb/{job_id_in(done.text)} -name '*.wandb' | wc -l")
+    assert kept.text.strip() == "2"
