@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.stack import KEY, WRONG_KEY, Done, Stack, job_id_in
 from tests.wandb_backend.client import BackendState, rows
 
+PATTERN = f"{KEY[:-1]}[{KEY[-1]}]"  # matches the key, and not the search for it
 SERVICES = ("server", "site-1", "site-2", "admin")
 
 
@@ -80,7 +81,7 @@ def test_a_healthy_round_is_a_few_lines_in_the_logs(stack: Stack, through_server
 
 
 def readable_key(stack: Stack, service: str) -> bool:
-    return stack.execute(service, "sh", "-c", f"grep -rqs {KEY} /run/secrets").code == 0
+    return stack.execute(service, "sh", "-c", f"grep -rqs '{PATTERN}' /run/secrets").code == 0
 
 
 def test_the_key_is_readable_in_the_server_only(stack: Stack, through_server: Done) -> None:
@@ -120,9 +121,9 @@ def test_sites_that_stream_still_cannot_reach_each_other(stack: Stack, from_clie
 def check_key_is_nowhere_else(stack: Stack) -> None:
     """Files, environments and command lines of every container, `inspect`, logs, image history and the results."""
     for service in SERVICES:
-        files = stack.execute(service, "sh", "-c", f"grep -rls {KEY} /workspace /kit /data /results /tmp /opt/multisite 2>/dev/null")
+        files = stack.execute(service, "sh", "-c", f"grep -rls '{PATTERN}' /workspace /kit /data /results /tmp /opt/multisite 2>/dev/null")
         assert files.text.strip() == "", (service, files.text)
-        processes = stack.execute(service, "sh", "-c", f"grep -ls {KEY} /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null")
+        processes = stack.execute(service, "sh", "-c", f"grep -ls '{PATTERN}' /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null")
         assert processes.text.strip() == "", (service, processes.text)
         assert KEY not in json.dumps(stack.inspect(stack.containers()[service]))
     assert KEY not in stack.compose("logs").text
@@ -149,5 +150,5 @@ def test_without_a_usable_key_the_job_completes_offline_and_says_so(stack: Stack
     if key:
         assert key not in done.text
     assert len(stack.backend().runs()) == before
-    kept = stack.execute("server", "sh", "-c", f"find /workspace/wandb/{job_id_in(done.text)} -name '*.wandb' | wc -l")
+    kept = stack.execute("server", "sh", "-c", f"find /workspace/wandb/{job_id_in(done.text)} -name 'offline-run-*' -type d | wc -l")
     assert kept.text.strip() == "2"

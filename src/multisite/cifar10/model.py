@@ -51,6 +51,11 @@ class Upstream(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"compact": Compact, "upstream": Upstream}
 
 
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def build(network: str, seed: int) -> nn.Module:
     """A network with the initial weights of `seed`; the global random state stays as it is.
 

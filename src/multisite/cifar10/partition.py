@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +23,22 @@ class Partition:
         sites: number of shards.
         alpha: Dirichlet concentration; None divides IID.
         seed: of the division.
+
+    Raises:
+        PartitionError: a number is out of range.
     """
 
     sites: int
     alpha: float | None
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.sites < 1:
+            raise PartitionError(f"{self.sites} sites can't share a training set\n  next: name one site or more")
+        if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise PartitionError(f"alpha={self.alpha} is no Dirichlet concentration\n  next: a number above 0, or none for IID")
+        if self.seed < 0:
+            raise PartitionError(f"seed={self.seed} is negative\n  next: 0 or a larger whole number")
 
     @property
     def name(self) -> str:

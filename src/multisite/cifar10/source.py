@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import socket
 import sys
+import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import numpy as np
 from multisite.cifar10.shards import CLASSES, IMAGE, Arrays
 
 FOLDER = "cifar-10-batches-py"
+PLACEHOLDER = "README"  # all that is in the folder which is mounted where the user names none
 # Of the files of the python version, as the CIFAR-10 page and torchvision give them.
 MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -22,7 +26,8 @@ MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
 }
-DOWNLOAD_SECONDS = 30.0
+DOWNLOAD_SECONDS = 30.0  # without a byte
+DOWNLOAD_ERRORS = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
 SYNTHETIC_SIZES = (50_000, 10_000)
 
 
@@ -51,8 +56,42 @@ def verify(folder: Path) -> None:
             raise SourceError(f"{path} is not the published file (its MD5 differs)\n  next: copy it again, or leave CIFAR10_DIR empty")
 
 
+def is_given(local: Path | None) -> bool:
+    """Whether the user gave a local copy: an empty folder, which is what gets mounted when none is named, is none.
+
+    Raises:
+        SourceError: there is no such folder.
+    """
+    if local is None:
+        return False
+    if not local.is_dir():
+        raise SourceError(f"{local} is not a folder\n  next: set CIFAR10_DIR to the folder of {FOLDER}, or leave it empty")
+    return bool(_content(local))
+
+
+def find_local(local: Path) -> Path:
+    """The folder of CIFAR-10's python version in or under the user's folder.
+
+    Raises:
+        SourceError: it holds something else.
+    """
+    copy = find_copy(local)
+    if copy is None:
+        content = _content(local)
+        tail = ", ..." if len(content) > 5 else ""
+        raise SourceError(
+            f"{local} holds no {FOLDER} (there: {', '.join(content[:5])}{tail})\n"
+            f"  next: unpack cifar-10-python.tar.gz there, set CIFAR10_DIR to the folder of {FOLDER}, or leave it empty"
+        )
+    return copy
+
+
+def _content(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != PLACEHOLDER and not path.name.startswith("."))
+
+
 def read(folder: Path) -> Arrays:
-    """CIFAR-10 from a verified copy.
+    """CIFAR-10 from a verified copy, whatever its folder is called.
 
     Raises:
         SourceError: a file is missing or differs from the published one.
@@ -60,7 +99,12 @@ def read(folder: Path) -> Arrays:
     from torchvision.datasets import CIFAR10
 
     verify(folder)
-    train, test = (CIFAR10(str(folder.parent), train=train, download=False) for train in (True, False))
+    folder = folder.resolve()
+
+    class Copy(CIFAR10):
+        base_folder = folder.name
+
+    train, test = (Copy(str(folder.parent), train=train, download=False) for train in (True, False))
     return Arrays(
         np.ascontiguousarray(train.data.transpose(0, 3, 1, 2)), np.array(train.targets, np.uint8),
         np.ascontiguousarray(test.data.transpose(0, 3, 1, 2)), np.array(test.targets, np.uint8),
@@ -68,7 +112,7 @@ def read(folder: Path) -> Arrays:
 
 
 def download(cache: Path) -> Path:
-    """Downloads CIFAR-10 with torchvision.
+    """Downloads CIFAR-10 with torchvision, unless `cache` holds it, verified, already.
 
     Returns:
         The folder of the copy.
@@ -82,7 +126,7 @@ def download(cache: Path) -> Path:
     socket.setdefaulttimeout(DOWNLOAD_SECONDS)
     try:
         CIFAR10(str(cache), download=True)
-    except (OSError, RuntimeError) as error:
+    except DOWNLOAD_ERRORS as error:
         raise SourceError(f"CIFAR-10 could not be downloaded ({error})\n  next: set CIFAR10_DIR to a local copy ({FOLDER})") from None
     finally:
         socket.setdefaulttimeout(before)
@@ -112,18 +156,16 @@ def resolve(source: str, local: Path | None, cache: Path) -> tuple[str, Arrays]:
 
     Args:
         source: `cifar10`, `synthetic`, or `auto`: CIFAR-10 where it can be had, else synthetic, announced in capitals.
-        local: the user's local copy; a broken one is an error, never passed over.
-        cache: where a download is kept.
+        local: the user's local copy. One that is given but broken, or something else, is an error, never passed over.
+        cache: where a download is kept; a broken one is fetched again.
 
     Raises:
         SourceError: CIFAR-10 was asked for, or given, and can't be had.
     """
     if source == "synthetic":
         return "synthetic", synthetic()
-    for place in (local, cache):
-        copy = find_copy(place) if place else None
-        if copy:
-            return "cifar10", read(copy)
+    if local and is_given(local):
+        return "cifar10", read(find_local(local))
     try:
         return "cifar10", read(download(cache))
     except SourceError as error:

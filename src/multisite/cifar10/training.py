@@ -97,8 +97,10 @@ def batches(count: int, recipe: Recipe, generator: torch.Generator) -> Iterator[
 
 
 def autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
-    """Mixed precision on GPUs."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+    """Mixed precision on GPUs that compute in bfloat16; older ones would emulate it slowly."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def train_round(
@@ -121,7 +123,8 @@ def train_round(
         round: 0-based; selects the learning rates and, with `seed`, the random draws.
         seed: the job's and the site's.
         device: where to compute.
-        on_step: called with the step (within the round) and the mean loss since the last call, every REPORT_STEPS steps.
+        on_step: called with the step (within the round) and the mean loss since the last call, every REPORT_STEPS steps
+            and after the round's last, so that a small shard reports too.
     """
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed * 10_007 + round)
@@ -131,7 +134,7 @@ def train_round(
     )
     steps = recipe.local_epochs * -(-len(labels) // recipe.batch)
     total, recent = torch.zeros(2, device=device), torch.zeros((), device=device)
-    seen = 0
+    seen, reported = 0, -1
     for step, indices in enumerate(batches(len(labels), recipe, generator)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at((round + step / steps) / recipe.rounds)
@@ -147,9 +150,10 @@ def train_round(
             total += torch.stack((loss * len(targets), (logits.argmax(1) == targets).sum().float()))
             recent += loss
         seen += len(targets)
-        if on_step and (step + 1) % REPORT_STEPS == 0:
-            on_step(step, recent.item() / REPORT_STEPS)
+        if on_step and (step - reported == REPORT_STEPS or step + 1 == steps):
+            on_step(step, recent.item() / (step - reported))
             recent.zero_()
+            reported = step
     loss_sum, correct = total.tolist()
     return Trained(loss_sum / seen, correct / seen, steps, len(labels), time.perf_counter() - started)
 

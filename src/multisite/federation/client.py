@@ -88,8 +88,8 @@ class Site:
         )
         return flare.FLModel(
             params={name: value.detach().cpu().numpy() for name, value in self.model.state_dict().items()},
-            metrics={**before, **trained, "dataset": self.shard.manifest["dataset"]},
-            meta={"NUM_STEPS_CURRENT_ROUND": result.steps},
+            metrics={**before, **trained},
+            meta={"NUM_STEPS_CURRENT_ROUND": result.steps, "dataset": self.shard.manifest["dataset"]},
         )
 
 
@@ -109,7 +109,7 @@ def main() -> None:
         elif flare.is_evaluate():
             metrics = site.evaluate(model.current_round)
             logger.info("final global model's accuracy %.4f", metrics["accuracy"])
-            flare.send(flare.FLModel(metrics={**metrics, "dataset": site.shard.manifest["dataset"]}))
+            flare.send(flare.FLModel(metrics=metrics, meta={"dataset": site.shard.manifest["dataset"]}))
 
 
 if __name__ == "__main__":

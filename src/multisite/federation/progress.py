@@ -85,9 +85,10 @@ class RoundReporter(Widget):
         site = fl_ctx.get_peer_context().get_identity_name()
         if result is None or result.get_return_code() != "OK":
             return
-        metrics = FLModelUtils.from_shareable(result).metrics or {}
+        model = FLModelUtils.from_shareable(result)
+        told = {**(model.metrics or {}), "dataset": (model.meta or {}).get("dataset", "")}
         row = {"round": int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0)), "site": site}
-        row |= {name: metrics[name] for name in COLUMNS if name in metrics}
+        row |= {name: told[name] for name in COLUMNS if name in told}
         with self._lock:
             self._rows.append(row)
         self.logger.info(_describe(row, self._rounds))

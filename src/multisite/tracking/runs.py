@@ -15,6 +15,7 @@ from multisite.tracking.key import SECRET, KeyProblem, read_key
 STEP = "step"
 FINISH_SECONDS = 30
 # A writer in a server or a hospital: no console capture, no machine statistics, no code, no error reports to a third party.
+QUIET_ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # read before any run's settings
 QUIET: dict[str, Any] = {
     "console": "off",
     "silent": True,
@@ -61,6 +62,9 @@ class JobRuns:
             axes: metric pattern -> x axis, for example {"test/*": "round"}; every other metric goes by `step`.
             key_file: file that holds the API key.
         """
+        for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+            del os.environ[name]  # Compose passes unset ones as empty, which the SDK takes for values
+        os.environ.update(QUIET_ENVIRONMENT)
         self._job_id = job_id
         self._settings = dict(settings)
         self._axes = axes
@@ -97,7 +101,7 @@ class JobRuns:
         if self.status.mode == "online":
             try:
                 return self._init(name, "online")
-            except (wandb.Error, OSError) as error:
+            except (wandb.Error, OSError, ValueError) as error:
                 self._key_refused(error)
         return self._init(name, "offline")
 
@@ -107,7 +111,7 @@ class JobRuns:
         if "not logged in" in str(error) or isinstance(error, wandb.errors.AuthenticationError):
             self.status.reason = f"{host} refused the API key"
         else:
-            self.status.reason = f"{host} did not accept the run ({type(error).__name__})"
+            self.status.reason = f"{host} did not accept the run ({type(error).__name__}: {str(error)[:200]})"
         logger.warning("W&B: %s; metrics are kept offline in %s", self.status.reason, self._folder)
 
     def _init(self, name: str, mode: str) -> wandb.Run:

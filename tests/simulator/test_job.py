@@ -1,0 +1,228 @@
+"""The whole job in NVFlare's simulator, through the command line that a data scientist uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+SCRIPT = Path(__file__).parents[2] / "jobs" / "wandb_job.py"
+SOURCE = SCRIPT.parents[1] / "src"
+SITES = ("site-1", "site-2")
+ROUNDS = 2
+TIMEOUT = 300
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script in `folder`, without a W&B key and without a setting of the one who runs the tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "MULTISITE_"))}
+    environment["PYTHONPATH"] = str(SOURCE)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """A simulated job that has ended."""
+
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+
+    @classmethod
+    def run(cls, folder: Path, data: Path, *arguments: str) -> Job:
+        """Simulates a small job in `folder`."""
+        small = ("--dataset", "synthetic", "--limit", "600", "--rounds", str(ROUNDS), "--batch_size", "32")
+        return cls(folder, command(folder, *small, "--data", str(data), "--workspace", "ws", *arguments))
+
+    def only(self, name: str) -> Path:
+        """The one file of that name in the workspace."""
+        (found,) = (self.folder / "ws").rglob(name)
+        return found
+
+    def read(self, name: str) -> Any:
+        return json.loads(self.only(name).read_text(encoding="utf-8"))
+
+    def offline_runs(self) -> list[Path]:
+        """The folders of W&B's offline runs."""
+        return sorted(path for path in (self.folder / "ws" / "wandb").rglob("offline-run-*") if path.is_dir())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards, prepared by the first job and used by all."""
+    return tmp_path_factory.mktemp("shards") / "data"
+
+
+@pytest.fixture(scope="module")
+def through_server(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Job:
+    return Job.run(tmp_path_factory.mktemp("server"), data)
+
+
+@pytest.fixture(scope="module")
+def from_sites(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Job:
+    return Job.run(tmp_path_factory.mktemp("sites"), data, "--streamed_to_clients", "--no-streamed_to_server")
+
+
+@pytest.fixture(scope="module")
+def both_ways(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Job:
+    return Job.run(tmp_path_factory.mktemp("both"), data, "--streamed_to_clients")
+
+
+@pytest.fixture(params=["through_server", "from_sites", "both_ways"])
+def job(request: pytest.FixtureRequest) -> Job:
+    """Each way of streaming in turn."""
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+def test_a_job_completes_and_says_what_it_reached_on_which_data(job: Job) -> None:
+    assert job.done.returncode == 0, job.done.stdout[-3000:] + job.done.stderr[-3000:]
+    for site in SITES:
+        assert f"{site}: final global model's accuracy 0." in job.done.stdout
+    assert "on SYNTHETIC" in job.done.stdout
+    assert f"results: {job.only('rounds.json').parent}" in job.done.stdout
+
+
+def test_every_site_reports_every_round_and_the_final_model(job: Job) -> None:
+    rows = job.read("rounds.json")["rows"]
+    assert sorted((row["round"], row["site"]) for row in rows) == [(number, site) for number in range(ROUNDS + 1) for site in SITES]
+    for row in rows:
+        assert 0 <= row["accuracy"] <= 1
+        assert row["loss"] > 0
+        assert row["dataset"] == "synthetic"
+        assert ("train_loss" in row) is (row["round"] < ROUNDS)
+        if row["round"] < ROUNDS:
+            assert row["examples"] == 300
+            assert row["train_seconds"] > 0
+
+
+def test_both_sites_measure_the_same_global_model(job: Job) -> None:
+    rows = job.read("rounds.json")["rows"]
+    for number in range(ROUNDS + 1):
+        first, second = ((row["accuracy"], row["loss"]) for row in rows if row["round"] == number)
+        assert first == pytest.approx(second, abs=1e-6)
+
+
+def test_the_rounds_are_a_table_too(job: Job) -> None:
+    lines = job.only("rounds.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("round,site,accuracy,loss,")
+    assert len(lines) == 1 + len(SITES) * (ROUNDS + 1)
+
+
+def test_no_site_reports_an_error(job: Job) -> None:
+    assert job.read("rounds.json")["errors"] == {}
+
+
+def test_the_global_model_is_kept_as_finite_arrays(job: Job) -> None:
+    weights = load_file(job.only("global_model.safetensors"))
+    assert set(weights) >= {"head.weight", "head.bias"}
+    assert weights["head.weight"].shape == (10, 96)
+    assert all(np.isfinite(value).all() for value in weights.values())
+    assert all(value.dtype == np.float32 for value in weights.values())
+
+
+def test_the_best_model_is_kept_beside_it(job: Job) -> None:
+    best, final = (load_file(job.only(name)) for name in ("best_model.safetensors", "global_model.safetensors"))
+    assert best.keys() == final.keys()
+
+
+def test_metrics_go_from_the_writers_that_were_chosen(
+    through_server: Job, from_sites: Job, both_ways: Job
+) -> None:
+    assert set(through_server.read("tracking.json")) == {"server"}
+    assert set(from_sites.read("tracking.json")) == set(SITES)
+    assert set(both_ways.read("tracking.json")) == {"server", *SITES}
+
+
+def test_without_a_key_every_writer_is_offline_and_says_why(job: Job) -> None:
+    for writer, status in job.read("tracking.json").items():
+        assert (status["mode"], status["reason"]) == ("offline", "no API key"), writer
+        assert status["rows"] > 0, writer
+
+
+def test_the_server_writes_a_run_a_site_and_a_site_its_own(job: Job) -> None:
+    for writer, status in job.read("tracking.json").items():
+        assert len(status["runs"]) == (len(SITES) if writer == "server" else 1)
+
+
+def test_the_offline_runs_are_in_the_workspace(job: Job) -> None:
+    told = [run for status in job.read("tracking.json").values() for run in status["runs"]]
+    runs = job.offline_runs()
+    assert sorted(run.name.rsplit("-", 1)[1] for run in runs) == sorted(told)
+    for run in runs:
+        (log,) = run.glob("run-*.wandb")
+        assert log.stat().st_size > 0
+
+
+def test_the_same_rows_are_counted_whichever_way_they_go(through_server: Job, from_sites: Job, both_ways: Job) -> None:
+    by_server = through_server.read("tracking.json")["server"]["rows"]
+    assert sum(status["rows"] for status in from_sites.read("tracking.json").values()) == by_server
+    both = both_ways.read("tracking.json")
+    assert both["server"]["rows"] == both["site-1"]["rows"] + both["site-2"]["rows"] == by_server
+
+
+def test_the_same_seed_gives_the_same_final_weights(through_server: Job, from_sites: Job) -> None:
+    first, second = (load_file(job.only("global_model.safetensors")) for job in (through_server, from_sites))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_nothing_is_left_in_the_folder_where_the_job_was_started(job: Job) -> None:
+    assert [path.name for path in job.folder.iterdir()] == ["ws"]
+
+
+def test_an_exported_job_carries_configuration_and_no_code(tmp_path: Path) -> None:
+    done = command(tmp_path, "--export", "job", "--alpha", "0.5", "--rounds", "5", "--streamed_to_clients")
+    assert done.returncode == 0, done.stderr
+    assert "job written to job" in done.stdout
+    files = [path for path in (tmp_path / "job").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json"}
+    assert not [path for path in (tmp_path / "job").rglob("custom")]
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    assert "--partition dirichlet0.5-seed0-of2" in text
+    assert "multisite.tracking.receiver.WandbReceiver" in text
+    assert "multisite.federation.controller.EvaluatedFedAvg" in text
+
+
+@pytest.mark.parametrize(("more", "count"), [((), 1), (("--streamed_to_clients", "--no-streamed_to_server"), 1), (("--streamed_to_clients",), 2)])
+def test_an_exported_job_has_a_receiver_where_metrics_are_written(tmp_path: Path, more: tuple[str, ...], count: int) -> None:
+    assert command(tmp_path, "--export", "job", *more).returncode == 0
+    text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "job").rglob("*.json"))
+    assert text.count("multisite.tracking.receiver.WandbReceiver") == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--rounds", "0"), "rounds must be a whole number from 1 to 10000, not 0"),
+        (("--lr", "fast"), "--lr"),
+        (("--no-streamed_to_server",), "--streamed_to_clients"),
+        (("--network", "resnet"), "network must be one of compact, upstream, not 'resnet'"),
+    ],
+)
+def test_a_bad_option_is_exit_status_2_that_names_it(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    done = command(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cifar10_that_can_not_be_had_is_exit_status_2_with_the_next_step(tmp_path: Path) -> None:
+    copy = tmp_path / "cifar" / "cifar-10-batches-py"
+    copy.mkdir(parents=True)
+    (copy / "data_batch_1").write_bytes(b"half a file")
+    done = command(tmp_path, "--dataset", "cifar10", "--cifar10", "cifar", "--data", "data", "--workspace", "ws")
+    assert done.returncode == 2
+    assert "data_batch_1 is not the published file" in done.stderr
+    assert "next:" in done.stderr

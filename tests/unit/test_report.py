@@ -1,0 +1,113 @@
+"""What the console prints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from multisite.console import report
+
+
+def row(round: int, site: str, accuracy: float, **more: Any) -> dict[str, Any]:
+    return {"round": round, "site": site, "accuracy": accuracy, "loss": 1.0, "dataset": "cifar10", **more}
+
+
+TRAINED = {"train_loss": 1.5, "train_accuracy": 0.4, "train_seconds": 2.04, "examples": 25_000.0}
+
+
+def test_a_tables_columns_are_aligned_two_spaces_apart() -> None:
+    text = report.table(("site", "n"), [("site-1", 5), ("a-longer-name", 123)])
+    assert text.splitlines() == ["site           n", "site-1         5", "a-longer-name  123"]
+
+
+def test_a_table_has_no_spaces_at_line_ends() -> None:
+    lines = report.table(("a", "b"), [("x", ""), ("y", "long")]).splitlines()
+    assert lines == [line.rstrip() for line in lines]
+
+
+def test_a_table_without_rows_is_its_header() -> None:
+    assert report.table(("job", "status"), []) == "job  status"
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (9.9, "0:09"), (187, "3:07"), (3600, "60:00")])
+def test_a_duration_is_minutes_and_seconds(seconds: float, shown: str) -> None:
+    assert report.clock(seconds) == shown
+
+
+def test_a_progress_line_says_round_site_loss_accuracy_and_the_time_left() -> None:
+    line = report.progress_line(row(1, "site-2", 0.5, **TRAINED), rounds=4, elapsed=20.0)
+    assert line == "[0:20] round 2/4  site-2: loss 1.500, global accuracy 0.5000 before it, about 0:20 left"
+
+
+def test_the_final_evaluations_line_has_no_time_left() -> None:
+    line = report.progress_line(row(4, "site-1", 0.625), rounds=4, elapsed=61.0)
+    assert line == "[1:01] final      site-1: global accuracy 0.6250"
+
+
+def test_a_progress_line_without_accuracy_says_so() -> None:
+    assert "accuracy nan" in report.progress_line({"round": 0, "site": "site-1"}, 1, 1.0)
+
+
+def test_the_summary_has_a_line_a_round_with_means_over_sites() -> None:
+    rows = [
+        row(0, "site-1", 0.1, **TRAINED),
+        row(0, "site-2", 0.2, **{**TRAINED, "train_loss": 2.5, "train_seconds": 3.0}),
+        row(1, "site-2", 0.7),
+        row(1, "site-1", 0.5),
+    ]
+    header, first, final = report.summary(rows).splitlines()
+    assert header.split("  ")[0] == "rounds done"
+    assert first.split() == ["0", "0.1500", "1.0000", "2.0000", "3.0", "s", "2"]
+    assert final.split() == ["1", "0.6000", "1.0000", "-", "-", "2"]
+
+
+def test_the_summary_counts_the_sites_that_reported() -> None:
+    lines = report.summary([row(0, "site-1", 0.1), row(0, "site-2", 0.1), row(1, "site-1", 0.1)]).splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["2", "1"]
+
+
+def test_the_summary_is_in_the_order_of_rounds() -> None:
+    lines = report.summary([row(number, "site-1", 0.1) for number in (10, 2, 0)]).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["0", "2", "10"]
+
+
+def test_a_mean_skips_those_without_a_value() -> None:
+    assert report.mean([{"a": 1}, {}, {"a": 3}], "a") == 2.0
+    assert math.isnan(report.mean([{}], "a"))
+
+
+def test_synthetic_data_is_named_in_capitals_even_if_one_site_alone_has_it() -> None:
+    rows = [row(0, "site-1", 0.1), row(0, "site-2", 0.1, dataset="synthetic")]
+    assert report.datasets(rows) == "SYNTHETIC DATA, NOT CIFAR-10"
+
+
+def test_datasets_are_named_once_each() -> None:
+    rows = [row(0, "site-1", 0.1), row(1, "site-1", 0.1), row(0, "site-2", 0.1, dataset="own")]
+    assert report.datasets(rows) == "cifar10, own"
+    assert report.datasets([{"dataset": ""}, {}]) == "unknown data"
+
+
+def writer(mode: str, **more: Any) -> dict[str, Any]:
+    return {"mode": mode, "reason": "", "folder": "/workspace/wandb/j1", "url": "", "runs": ["a", "b"], "rows": 34, **more}
+
+
+def test_an_online_writers_line_says_what_was_sent() -> None:
+    assert report.tracking_lines({"server": writer("online")}) == ["W&B: 34 rows in 2 runs, sent by server"]
+
+
+def test_an_offline_writers_line_says_why_and_where_the_rows_are() -> None:
+    (line,) = report.tracking_lines({"server": writer("offline", reason="no API key")})
+    assert line.startswith("W&B OFFLINE on server: no API key. ")
+    assert line.endswith("34 rows of 2 runs are kept in server:/workspace/wandb/j1")
+
+
+def test_every_writer_has_its_line_in_order() -> None:
+    lines = report.tracking_lines({"site-2": writer("offline", reason="refused"), "site-1": writer("online")})
+    assert [line.split(":")[0] for line in lines] == ["W&B", "W&B OFFLINE on site-2"]
+    assert "sent by site-1" in lines[0]
+
+
+def test_without_any_writer_a_line_says_so() -> None:
+    assert report.tracking_lines({}) == ["W&B: no writer reported"]
