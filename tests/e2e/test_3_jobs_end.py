@@ -73,7 +73,7 @@ def test_a_job_that_fails_on_a_site_says_which_site_and_why(stack: Stack) -> Non
     assert finished["status"] != "FINISHED:COMPLETED"
     assert "ShardError" in json.dumps(finished["errors"])
     shown = stack.make("results", JOB=finished["job_id"])
-    assert shown.code == 1
+    assert shown.code != 0
     assert "site-" in shown.text
     assert "no shard of partition dirichlet0.77-seed0-of2" in shown.text
 
@@ -97,7 +97,7 @@ def test_stop_under_way_ends_cleanly_within_ten_seconds_and_leaves_no_job_runnin
     for service in ("server", "site-1", "site-2"):
         state = stack.inspect(containers[service])["State"]
         assert state["ExitCode"] == 0, (service, state)  # type: ignore[index]
-    log = stack.compose("logs", "--since", "1m").text
+    log = stack.compose("logs", "--since", f"{int(done.seconds) + 5}s").text
     assert "did not end within" not in log
     assert done.seconds < 20  # two dependent stops in a row, each under ten
     assert stack.make("up").code == 0

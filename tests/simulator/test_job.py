@@ -135,9 +135,7 @@ def test_the_best_model_is_kept_beside_it(job: Job) -> None:
     assert best.keys() == final.keys()
 
 
-def test_metrics_go_from_the_writers_that_were_chosen(
-    through_server: Job, from_sites: Job, both_ways: Job
-) -> None:
+def test_metrics_go_from_the_writers_that_were_chosen(through_server: Job, from_sites: Job, both_ways: Job) -> None:
     assert set(through_server.read("tracking.json")) == {"server"}
     assert set(from_sites.read("tracking.json")) == set(SITES)
     assert set(both_ways.read("tracking.json")) == {"server", *SITES}
@@ -187,14 +185,17 @@ def test_an_exported_job_carries_configuration_and_no_code(tmp_path: Path) -> No
     assert "job written to job" in done.stdout
     files = [path for path in (tmp_path / "job").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json"}
-    assert not [path for path in (tmp_path / "job").rglob("custom")]
+    assert not list((tmp_path / "job").rglob("custom"))
     text = "".join(path.read_text(encoding="utf-8") for path in files)
     assert "--partition dirichlet0.5-seed0-of2" in text
     assert "multisite.tracking.receiver.WandbReceiver" in text
     assert "multisite.federation.controller.EvaluatedFedAvg" in text
 
 
-@pytest.mark.parametrize(("more", "count"), [((), 1), (("--streamed_to_clients", "--no-streamed_to_server"), 1), (("--streamed_to_clients",), 2)])
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [((), 1), (("--streamed_to_clients", "--no-streamed_to_server"), 1), (("--streamed_to_clients",), 2)],
+)
 def test_an_exported_job_has_a_receiver_where_metrics_are_written(tmp_path: Path, more: tuple[str, ...], count: int) -> None:
     assert command(tmp_path, "--export", "job", *more).returncode == 0
     text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "job").rglob("*.json"))

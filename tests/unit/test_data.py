@@ -46,7 +46,8 @@ def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number, name in enumerate(source.MD5):
         content: dict[str, Any] = {"label_names": [f"class {label}" for label in range(10)]}
         if name != "batches.meta":
-            content = {"data": random.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [(number + n) % 10 for n in range(20)]}
+            labels = [(number + n) % 10 for n in range(20)]
+            content = {"data": random.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": labels}
         (folder / name).write_bytes(pickle.dumps(content))
         digests[name] = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
     monkeypatch.setattr(source, "MD5", digests)
@@ -138,7 +139,7 @@ def test_a_missing_shard_is_an_error_with_folder_partition_and_next_step(tmp_pat
     (tmp_path / "dirichlet0.5-seed0-of2").mkdir()
     with pytest.raises(ShardError) as missing:
         load_shard(tmp_path, PARTITION)
-    for part in (str(tmp_path), f"partition {PARTITION}", "there: dirichlet0.5-seed0-of2", "next: `make up`", "ALPHA, SEED and SITES"):
+    for part in (str(tmp_path), f"partition {PARTITION}", "there: dirichlet0.5-seed0-of2", "next: `make up`", "ALPHA, SEED"):
         assert part in str(missing.value)
 
 

@@ -41,12 +41,12 @@ def test_a_malformed_key_is_refused_with_its_length_and_without_the_key(key: str
 def test_an_empty_key_file_is_no_key(text: str, tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(KeyProblem, match="^no API key$"):
+    with pytest.raises(KeyProblem, match=r"^no API key$"):
         read_key(path)
 
 
 def test_a_missing_key_file_without_a_variable_is_no_key(tmp_path: Path) -> None:
-    with pytest.raises(KeyProblem, match="^no API key$"):
+    with pytest.raises(KeyProblem, match=r"^no API key$"):
         read_key(tmp_path / "absent")
 
 

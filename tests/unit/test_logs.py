@@ -43,7 +43,7 @@ def test_the_plain_log_hides_what_others_tell_in_passing(level: int) -> None:
     assert not passes("nvflare.app_common.workflows.fedavg", level)
 
 
-@pytest.mark.parametrize("name", ["nvflare.fuel.f3.cellnet.core_cell.CoreCell", "nvflare.fuel.f3.mpm", "nvflare.fuel.f3.streaming.x"])
+@pytest.mark.parametrize("name", [f"nvflare.fuel.f3.{part}" for part in ("cellnet.core_cell.CoreCell", "mpm", "streaming.x")])
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
 def test_the_plain_log_hides_transport_chatter(name: str, level: int) -> None:
     assert not passes(name, level)

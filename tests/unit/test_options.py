@@ -93,7 +93,7 @@ def test_a_value_at_the_edge_is_accepted(name: str, value: Any) -> None:
     assert getattr(JobOptions(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(("name", "value"), [("ROUNDS", "many"), ("ROUNDS", "2.5"), ("LR", "0,1"), ("SEED", "0x1"), ("ALPHA", "iid")])
+@pytest.mark.parametrize(("name", "value"), [("ROUNDS", "many"), ("ROUNDS", "2.5"), ("LR", "0,1"), ("SEED", "0x1"), ("ALPHA", "x")])
 def test_a_variable_that_is_no_number_is_an_error_that_names_it(name: str, value: str) -> None:
     with pytest.raises(OptionError) as refused:
         job_options.from_variables({name: value})
@@ -101,15 +101,13 @@ def test_a_variable_that_is_no_number_is_an_error_that_names_it(name: str, value
 
 
 def test_a_variable_out_of_range_is_an_error_that_names_it() -> None:
-    with pytest.raises(OptionError, match="rounds must be .* not 0"):
+    with pytest.raises(OptionError, match=r"rounds must be .* not 0"):
         job_options.from_variables({"ROUNDS": "0"})
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--no-streamed_to_server",), ("--no-streamed_to_server", "--no-streamed_to_clients")]
-)
+@pytest.mark.parametrize("arguments", [("--no-streamed_to_server",), ("--no-streamed_to_server", "--no-streamed_to_clients")])
 def test_metrics_that_would_go_nowhere_are_refused_with_the_way_out(arguments: tuple[str, ...]) -> None:
-    with pytest.raises(OptionError, match="nowhere.*--streamed_to_clients"):
+    with pytest.raises(OptionError, match=r"nowhere.*--streamed_to_clients"):
         parse(*arguments)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
+import time
 from typing import Any
 
 from nvflare.apis.event_type import EventType
@@ -19,13 +19,13 @@ class Engine:
     """The running parent process's engine, once there is one."""
 
     def __init__(self) -> None:
-        self.started = threading.Event()
         self.value: Any = None
+        self.heartbeat = 0.0  # time.monotonic() of the last one that the server accepted
 
     def set(self, engine: Any) -> None:
         """Remembers the engine of a server or a client that has started."""
+        self.heartbeat = time.monotonic()
         self.value = engine
-        self.started.set()
 
 
 ENGINE = Engine()
@@ -36,6 +36,8 @@ class NodeWatch(FLComponent):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """NVFlare's event seam."""
+        if event_type == EventType.AFTER_CLIENT_HEARTBEAT:
+            ENGINE.heartbeat = time.monotonic()
         if event_type != EventType.SYSTEM_START:
             return
         engine = fl_ctx.get_engine()

@@ -18,6 +18,9 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
+
+from nvflare.apis.fl_constant import RunProcessKey
 
 from multisite.federation import logs, policy
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
@@ -29,6 +32,8 @@ READY = Path("/tmp/ready")  # fresh while the participant is ready: the containe
 WATCH_SECONDS = 5.0
 START_WATCH_SECONDS = 0.5
 STOP_SECONDS = 8.0
+JOB_SECONDS = 2.5
+HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
 # NVFlare takes these from the environment, in every job process: a lost client is given up after 30 + 5 + 5 s.
 DEAD_CLIENT = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "5"}
 
@@ -58,19 +63,51 @@ def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) ->
         path.write_text(json.dumps(allowed, indent=1), encoding="utf-8")
 
 
-def is_ready(kit: Kit) -> bool:
-    """NVFlare's own word: a server that accepts connections, a site that is registered."""
-    engine = ENGINE.value
-    if engine is None:
-        return False
-    if kit.role == "client":
-        return bool(engine.client.token)
-    port = json.loads((kit.folder / "startup" / "fed_server.json").read_text(encoding="utf-8"))["servers"][0]["admin_port"]
+def server_address(kit: Kit) -> tuple[str, int]:
+    """Where the kit's participant reaches the server; the server itself, on loopback."""
+    config = "fed_server.json" if kit.role == "server" else "fed_client.json"
+    content = json.loads((kit.folder / "startup" / config).read_text(encoding="utf-8"))
+    host, port = content["servers"][0]["service"]["target"].rsplit(":", 1)
+    return ("127.0.0.1" if kit.role == "server" else host), int(port)
+
+
+def answers(address: tuple[str, int]) -> bool:
+    """Whether something accepts connections there."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2):
+        with socket.create_connection(address, timeout=2):
             return True
     except OSError:
         return False
+
+
+def is_ready(kit: Kit) -> bool:
+    """NVFlare's own word: a server that accepts connections, a site whose heartbeats the server accepts."""
+    if ENGINE.value is None:
+        return False
+    if kit.role == "server":
+        return answers(server_address(kit))
+    return bool(ENGINE.value.client.token) and time.monotonic() - ENGINE.heartbeat < HEARTBEAT_SECONDS
+
+
+def must_register_again(kit: Kit) -> bool:
+    """Whether the server answers and yet refuses this site's heartbeats, as one with a new key does.
+
+    NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`).
+    """
+    return kit.role == "client" and ENGINE.value is not None and not is_ready(kit) and answers(server_address(kit))
+
+
+def _end_jobs(engine: Any) -> None:
+    """Asks a site's job processes to abort, and ends those that have not in JOB_SECONDS: a training step may be long."""
+    executor = engine.client_executor
+    handles = [process[RunProcessKey.JOB_HANDLE] for process in list(executor.run_processes.values()) if RunProcessKey.JOB_HANDLE in process]
+    for job_id in list(engine.get_all_job_ids()):
+        threading.Thread(target=engine.abort_app, args=(job_id,), daemon=True, name=f"abort-{job_id}").start()
+    deadline = time.monotonic() + JOB_SECONDS
+    while time.monotonic() < deadline and engine.get_all_job_ids():
+        time.sleep(0.1)
+    for handle in handles:
+        handle.terminate()
 
 
 class Node:
@@ -96,6 +133,10 @@ class Node:
                     announced = True
             else:
                 READY.unlink(missing_ok=True)
+                if must_register_again(self.kit):
+                    logger.warning("the server has refused the heartbeats of %s: restarting to register again", self.kit.name)
+                    _end_jobs(ENGINE.value)
+                    os._exit(0)  # a logout would wait for an answer to the refused token; the container is restarted
             if self._read_marker() not in (self.marker, ""):
                 logger.warning("%s has a new startup kit: restarting with it", self.kit.name)
                 self.stop()
@@ -120,8 +161,7 @@ class Node:
             engine.server.shutdown_period = 2.0  # sites that are still connected are not waited for any longer
             engine.shutdown_server()
         else:
-            for job_id in list(engine.get_all_job_ids()):
-                engine.abort_app(job_id)
+            _end_jobs(engine)
             engine.shutdown()
 
     def _end_by_force(self) -> None:

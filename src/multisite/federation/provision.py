@@ -123,7 +123,8 @@ class Provisioner:
             kit = read_kit(latest / participant["name"])
             kit.check_valid()
             target = self.kits / folder_name(participant)
-            if target.is_dir() and _replace(kit.folder, target):
+            # Only a mounted volume is writable here; the kit of a site on another host stays in the state folder.
+            if os.access(target, os.W_OK) and _replace(kit.folder, target):
                 changed.append(participant["name"])
         return changed
 

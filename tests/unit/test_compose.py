@@ -1,0 +1,172 @@
+"""The Compose files: what every container is denied, and who gets what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HOME = Path(__file__).parents[2]
+DOCKER = HOME / "docker"
+SITES = ("site-1", "site-2")
+
+
+class Tagged(str):
+    """A value under one of Compose's merge tags; the text is the tag."""
+
+    content: Any
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with Compose's `!reset` and `!override`."""
+
+
+def _tagged(loader: Loader, suffix: str, element: yaml.Node) -> Tagged:
+    value = Tagged(suffix)
+    if isinstance(element, yaml.SequenceNode):
+        value.content = loader.construct_sequence(element, deep=True)
+    elif isinstance(element, yaml.MappingNode):
+        value.content = loader.construct_mapping(element, deep=True)
+    else:
+        value.content = None
+    return value
+
+
+Loader.add_multi_constructor("!", _tagged)
+
+
+def load(path: Path) -> dict[str, Any]:
+    return dict(yaml.load(path.read_text(encoding="utf-8"), Loader))  # a SafeLoader
+
+
+COMPOSE = load(HOME / "compose.yaml")
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+STREAM = load(DOCKER / "client-stream.yaml")
+REMOTE = load(DOCKER / "compose.site.yaml")
+EVERY = {**SERVICES, "a site elsewhere": REMOTE["services"]["site"]}
+FILES = [HOME / "compose.yaml", *sorted(DOCKER.glob("*.yaml"))]
+
+
+def sources(service: str) -> set[str]:
+    """The volumes and folders that a service mounts."""
+    return {str(volume).rsplit(":/", 1)[0] for volume in SERVICES[service].get("volumes", [])}
+
+
+def test_the_deployment_is_a_server_two_sites_an_admin_and_two_one_shots() -> None:
+    assert set(SERVICES) == {"server", *SITES, "admin", "provision", "data"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_container_is_hardened(name: str) -> None:
+    service = EVERY[name]
+    assert service["user"] == "1000:1000"
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert 0 < service["pids_limit"] <= 1024
+    assert service["mem_limit"]
+    assert service["init"] is True
+    assert {"max-size", "max-file"} <= set(service["logging"]["options"])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_container_takes_a_privilege_back(name: str) -> None:
+    taken = {"privileged", "cap_add", "devices", "pid", "ipc", "userns_mode", "group_add"}
+    assert not taken & set(EVERY[name])
+    assert EVERY[name].get("network_mode") in (None, "none")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_engines_socket_is_mounted_nowhere(path: Path) -> None:
+    assert "docker.sock" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_image_is_never_pulled(name: str) -> None:
+    assert EVERY[name]["pull_policy"] == "never"
+
+
+@pytest.mark.parametrize("name", [*SITES, "admin"])
+def test_the_networks_of_sites_and_admin_lead_nowhere_else(name: str) -> None:
+    assert COMPOSE["networks"][name]["internal"] is True
+    assert SERVICES[name]["networks"] == [name]
+
+
+def test_two_sites_share_no_network() -> None:
+    assert not set(SERVICES["site-1"]["networks"]) & set(SERVICES["site-2"]["networks"])
+
+
+def test_the_server_shares_a_network_with_each() -> None:
+    assert {*SITES, "admin"} <= set(SERVICES["server"]["networks"])
+
+
+def test_provisioning_has_no_network() -> None:
+    assert SERVICES["provision"]["network_mode"] == "none"
+    assert "networks" not in SERVICES["provision"]
+
+
+def test_the_root_keys_volume_is_mounted_in_provisioning_alone() -> None:
+    assert [name for name in SERVICES if "provision" in sources(name)] == ["provision"]
+
+
+@pytest.mark.parametrize("name", ["server", *SITES, "admin"])
+def test_a_participant_mounts_its_own_kit_alone_and_read_only(name: str) -> None:
+    kits = [volume for volume in SERVICES[name]["volumes"] if volume.startswith("kit-")]
+    assert kits == [f"kit-{name}:/kit:ro"]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_mounts_its_own_shard_alone_and_read_only(site: str) -> None:
+    shards = [volume for volume in SERVICES[site]["volumes"] if "shard-" in volume]
+    assert shards == [f"shard-{site}:/data:ro"]
+
+
+def test_server_and_admin_see_no_shard() -> None:
+    assert not [source for name in ("server", "admin", "provision") for source in sources(name) if "shard" in source]
+
+
+def test_the_key_is_a_secret_of_the_server_alone() -> None:
+    assert {name: service["secrets"] for name, service in SERVICES.items() if "secrets" in service} == {"server": ["wandb_api_key"]}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_environment_holds_the_key(path: Path) -> None:
+    for service in load(path)["services"].values():
+        assert not [name for name in service.get("environment", {}) if "KEY" in name]
+
+
+def test_one_port_is_published_on_the_hosts_own_address_by_default() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["server"]
+    (port,) = SERVICES["server"]["ports"]
+    assert port.startswith("${BIND_ADDRESS:-127.0.0.1}:")
+
+
+def test_sites_start_after_their_kits_and_data() -> None:
+    for site in SITES:
+        wanted = {name: condition["condition"] for name, condition in SERVICES[site]["depends_on"].items()}
+        assert wanted["provision"] == wanted["data"] == "service_completed_successfully"
+
+
+def test_every_volume_that_is_used_is_declared() -> None:
+    used = {source for name in SERVICES for source in sources(name) if not source.startswith((".", "/", "$"))}
+    assert used == set(COMPOSE["volumes"])
+
+
+def test_streaming_from_clients_takes_the_key_from_the_server_and_gives_it_to_each_site() -> None:
+    server = STREAM["services"]["server"]
+    assert (server["secrets"], server["secrets"].content) == ("reset", [])
+    for site in SITES:
+        assert STREAM["services"][site]["secrets"] == ["wandb_api_key"]
+
+
+def test_streaming_from_clients_moves_the_way_out_from_the_server_to_each_site() -> None:
+    networks = {name: service["networks"] for name, service in STREAM["services"].items()}
+    assert {str(value) for value in networks.values()} == {"override"}
+    assert networks["server"].content == [name for name in SERVICES["server"]["networks"] if name != "egress"]
+    ways_out = [set(networks[site].content) - {site} for site in SITES]
+    assert all(site in networks[site].content for site in SITES)
+    assert all(len(way) == 1 for way in ways_out)
+    assert not ways_out[0] & ways_out[1]
+    assert set().union(*ways_out) == set(STREAM["networks"])

@@ -1,0 +1,148 @@
+"""The node process: what it makes of a startup kit, and when it calls itself ready."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from multisite.federation import node, policy
+from multisite.federation.kit import Kit
+from multisite.federation.lifecycle import ENGINE
+
+PERMISSIONS = {"permissions": {role: {"byoc": "none", "view": "any"} for role in ("project_admin", "lead")}}
+
+
+def make_kit(folder: Path, role: str = "client") -> Kit:
+    """A kit with the files that the node reads."""
+    (folder / "startup").mkdir(parents=True)
+    (folder / "local").mkdir()
+    (folder / "startup" / "rootCA.pem").write_text("root", encoding="utf-8")
+    default = files("nvflare.fuel.utils").joinpath("log_config.json").read_text(encoding="utf-8")
+    (folder / "local" / "log_config.json.default").write_text(default, encoding="utf-8")
+    (folder / "local" / policy.AUTHORIZATION).write_text(json.dumps(PERMISSIONS), encoding="utf-8")
+    return Kit(folder, role, "site-1", "org", datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    (tmp_path / "workspace").mkdir()
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return make_kit(tmp_path / "kit")
+
+
+@pytest.fixture(autouse=True)
+def _no_engine() -> Iterator[None]:
+    ENGINE.value = None
+    yield
+    ENGINE.value = None
+    ENGINE.started.clear()
+
+
+def test_the_kit_is_copied_to_where_nvflare_looks_for_it(kit: Kit, workspace: Path) -> None:
+    node.prepare_workspace(kit, workspace, {})
+    assert (workspace / "startup" / "rootCA.pem").read_text(encoding="utf-8") == "root"
+    assert not (workspace / "startup").is_symlink()
+    assert read(workspace / "local" / policy.AUTHORIZATION) == PERMISSIONS
+
+
+def test_a_new_kit_replaces_the_old_one_and_jobs_stay(kit: Kit, workspace: Path) -> None:
+    (workspace / "startup").mkdir()
+    (workspace / "startup" / "old.key").write_text("old", encoding="utf-8")
+    (workspace / "jobs").mkdir()
+    node.prepare_workspace(kit, workspace, {})
+    assert [path.name for path in (workspace / "startup").iterdir()] == ["rootCA.pem"]
+    assert (workspace / "jobs").is_dir()
+
+
+def test_the_kit_itself_stays_as_it_is(kit: Kit, workspace: Path) -> None:
+    before = {path: path.read_bytes() for path in kit.folder.rglob("*") if path.is_file()}
+    node.prepare_workspace(kit, workspace, {"LOG": "json", "ALLOW_CUSTOM_CODE": "yes"})
+    assert {path: path.read_bytes() for path in kit.folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("environment", [{}, {"LOG": ""}, {"LOG": "plain"}])
+def test_the_log_is_plain_unless_told_otherwise(kit: Kit, workspace: Path, environment: dict[str, str]) -> None:
+    node.prepare_workspace(kit, workspace, environment)
+    console = read(workspace / "local" / "log_config.json")["handlers"]["consoleHandler"]
+    assert console["filters"] == ["plainFilter"]
+
+
+def test_log_chooses_the_consoles_form(kit: Kit, workspace: Path) -> None:
+    node.prepare_workspace(kit, workspace, {"LOG": "json"})
+    assert read(workspace / "local" / "log_config.json")["handlers"]["consoleHandler"]["formatter"] == "jsonFormatter"
+    node.prepare_workspace(kit, workspace, {"LOG": "detail"})
+    assert read(workspace / "local" / "log_config.json") == read(kit.folder / "local" / "log_config.json.default")
+
+
+def test_an_unknown_log_mode_is_an_error_that_names_it(kit: Kit, workspace: Path) -> None:
+    with pytest.raises(ValueError, match="LOG=loud"):
+        node.prepare_workspace(kit, workspace, {"LOG": "loud"})
+
+
+def test_custom_code_is_allowed_when_the_site_says_so(kit: Kit, workspace: Path) -> None:
+    node.prepare_workspace(kit, workspace, {"ALLOW_CUSTOM_CODE": "yes"})
+    permissions = read(workspace / "local" / policy.AUTHORIZATION)["permissions"]
+    assert {role: rights["byoc"] for role, rights in permissions.items()} == {"project_admin": "any", "lead": "any"}
+    assert permissions["lead"]["view"] == "any"
+
+
+@pytest.mark.parametrize("value", ["", "no", "false", "1", "YES please"])
+def test_custom_code_is_refused_for_any_other_word(kit: Kit, workspace: Path, value: str) -> None:
+    node.prepare_workspace(kit, workspace, {"ALLOW_CUSTOM_CODE": value})
+    assert read(workspace / "local" / policy.AUTHORIZATION) == PERMISSIONS
+
+
+def test_taking_the_switch_back_refuses_custom_code_again(kit: Kit, workspace: Path) -> None:
+    for value in ("yes", "no"):
+        node.prepare_workspace(kit, workspace, {"ALLOW_CUSTOM_CODE": value})
+    assert read(workspace / "local" / policy.AUTHORIZATION) == PERMISSIONS
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_a_participant_whose_engine_has_not_started_is_not_ready(tmp_path: Path, role: str) -> None:
+    assert not node.is_ready(make_kit(tmp_path / "other", role))
+
+
+@pytest.mark.parametrize(("token", "ready"), [("", False), (None, False), ("a-token", True)])
+def test_a_site_is_ready_once_it_is_registered(kit: Kit, token: str | None, ready: bool) -> None:
+    ENGINE.set(SimpleNamespace(client=SimpleNamespace(token=token)))
+    assert node.is_ready(kit) is ready
+
+
+def test_a_server_is_ready_while_its_port_accepts_connections(tmp_path: Path) -> None:
+    kit = make_kit(tmp_path / "server", "server")
+    ENGINE.set(SimpleNamespace())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        (kit.folder / "startup" / "fed_server.json").write_text(json.dumps({"servers": [{"admin_port": port}]}), encoding="utf-8")
+        assert node.is_ready(kit)
+    assert not node.is_ready(kit)
+
+
+def test_without_a_kit_the_node_is_exit_status_2_with_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(node, "KIT", tmp_path / "absent")
+    monkeypatch.setattr(node, "READY", tmp_path / "ready")
+    (tmp_path / "ready").touch()
+    assert node.main() == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"node: no startup kit in {tmp_path / 'absent'}")
+    assert "next: `make up`" in message
+    assert not (tmp_path / "ready").exists()
