@@ -1,8 +1,8 @@
 """The CIFAR-10 FedAvg job with metrics in Weights & Biases.
 
-    python jobs/wandb_job.py                                                simulator, metrics through the server
-    python jobs/wandb_job.py --streamed_to_clients --no-streamed_to_server  simulator, metrics from each site
-    python jobs/wandb_job.py --export DIR                                   the job folder that `make submit` submits
+python jobs/wandb_job.py                                                simulator, metrics through the server
+python jobs/wandb_job.py --streamed_to_clients --no-streamed_to_server  simulator, metrics from each site
+python jobs/wandb_job.py --export DIR                                   the job folder that `make submit` submits
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.wandb_backend.client import BackendState
 
@@ -99,7 +100,9 @@ class Stack:
 
     def make(self, verb: str, seconds: float = COMMAND_SECONDS, **variables: str) -> Done:
         """Runs `make VERB NAME=value ...`."""
-        return self.run("make", "--no-print-directory", verb, *(f"{name}={value}" for name, value in variables.items()), seconds=seconds)
+        return self.run(
+            "make", "--no-print-directory", verb, *(f"{name}={value}" for name, value in variables.items()), seconds=seconds
+        )
 
     def submit(self, verb: str = "submit", **variables: str) -> Done:
         """Runs a small job."""
@@ -117,6 +120,17 @@ class Stack:
         """`docker compose` with no flags, typed in the deployment's folder."""
         return self.run("docker", "compose", *arguments, seconds=seconds)
 
+    def stage(self) -> None:
+        """What Compose wants to find before `make up` has run: the staged key."""
+        staged = self.home / "secrets" / ".mounted" / "wandb_api_key"
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.touch()
+
+    @staticmethod
+    def parse(text: str) -> dict[str, Any]:
+        """JSON, as a Compose command prints it."""
+        return dict(json.loads(text))
+
     def execute(self, service: str, *command: str) -> Done:
         """A command in a running container."""
         return self.compose("exec", "-T", service, *command)
@@ -126,13 +140,13 @@ class Stack:
         rows = [json.loads(line) for line in self.compose("ps", "--format", "json").text.splitlines() if line.startswith("{")]
         return {row["Service"]: row["ID"] for row in rows if row["State"] == "running"}
 
-    def inspect(self, container: str) -> dict[str, object]:
+    def inspect(self, container: str) -> dict[str, Any]:
         """`docker inspect` of one container."""
         return dict(json.loads(self.run("docker", "inspect", container).text)[0])
 
     def addresses(self, service: str) -> set[str]:
         """The addresses of a running service."""
-        networks = self.inspect(self.containers()[service])["NetworkSettings"]["Networks"]  # type: ignore[index]
+        networks = self.inspect(self.containers()[service])["NetworkSettings"]["Networks"]
         return {network["IPAddress"] for network in networks.values()}
 
     def backend_url(self) -> str:

@@ -26,7 +26,10 @@ def test_a_second_up_changes_nothing_and_takes_seconds(stack: Stack) -> None:
 
 def test_containers_become_healthy(stack: Stack) -> None:
     def healthy() -> bool:
-        return all(stack.inspect(stack.containers()[name])["State"]["Health"]["Status"] == "healthy" for name in ("server", "site-1", "site-2"))  # type: ignore[index]
+        return all(
+            stack.inspect(stack.containers()[name])["State"]["Health"]["Status"] == "healthy"
+            for name in ("server", "site-1", "site-2")
+        )
 
     stack.wait_for(healthy, "server and sites healthy")
 
@@ -46,20 +49,20 @@ def test_no_container_runs_as_root_or_can_write_its_image(stack: Stack) -> None:
         assert stack.execute(name, "id", "-u").text.strip() == "1000"
         assert stack.execute(name, "sh", "-c", "touch /opt/multisite/x").code != 0
         host = stack.inspect(stack.containers()[name])["HostConfig"]
-        assert host["CapDrop"] == ["ALL"]  # type: ignore[index]
-        assert host["ReadonlyRootfs"] is True  # type: ignore[index]
-        assert any("no-new-privileges" in option for option in host["SecurityOpt"])  # type: ignore[index]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["ReadonlyRootfs"] is True
+        assert any("no-new-privileges" in option for option in host["SecurityOpt"])
 
 
 def test_the_root_key_is_mounted_in_no_running_container(stack: Stack) -> None:
     for name in ("server", "site-1", "site-2", "admin"):
         mounts = stack.inspect(stack.containers()[name])["Mounts"]
-        assert not [mount for mount in mounts if mount.get("Name", "").endswith("_provision")]  # type: ignore[attr-defined]
+        assert not [mount for mount in mounts if mount.get("Name", "").endswith("_provision")]
         assert stack.execute(name, "sh", "-c", "find / -name cert.json -not -path '/proc/*' 2>/dev/null").text.strip() == ""
 
 
 def test_a_site_sees_its_own_shard_read_only(stack: Stack) -> None:
     mounts = stack.inspect(stack.containers()["site-1"])["Mounts"]
-    shards = [mount for mount in mounts if "shard" in mount.get("Name", "")]  # type: ignore[attr-defined]
+    shards = [mount for mount in mounts if "shard" in mount.get("Name", "")]
     assert [mount["Name"] for mount in shards] == [f"{stack.name}_shard-site-1"]
     assert shards[0]["RW"] is False

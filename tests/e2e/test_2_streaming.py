@@ -53,8 +53,8 @@ def test_metrics_arrive_through_the_server_authenticated_by_its_key(stack: Stack
     state, job_id = stack.backend(), job_id_in(through_server.text)
     check_metrics(state, job_id)
     for run in runs_of(state, job_id):
-        assert set(run["auth"]) == {"hospital"}  # type: ignore[call-overload]
-        assert set(run["ips"]) <= stack.addresses("server")  # type: ignore[call-overload]
+        assert set(run["auth"]) == {"hospital"}
+        assert set(run["ips"]) <= stack.addresses("server")
     assert not state.unknown_ops
     assert not state.leaks
 
@@ -66,7 +66,9 @@ def test_the_results_hold_models_metrics_and_configuration(stack: Stack, through
     assert (folder / "models" / "best_model.safetensors").exists()
     with (folder / "rounds.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert sorted((row["site"], row["round"]) for row in table) == [(site, str(n)) for site in ("site-1", "site-2") for n in (0, 1, 2)]
+    assert sorted((row["site"], row["round"]) for row in table) == [
+        (site, str(n)) for site in ("site-1", "site-2") for n in (0, 1, 2)
+    ]
     assert json.loads(next(folder.glob("job/**/meta.json")).read_text(encoding="utf-8"))["min_clients"] == 2
     assert f"job {job_id} completed" in through_server.text
     assert "round 2/2" in through_server.text
@@ -94,8 +96,8 @@ def test_metrics_arrive_from_each_site_authenticated_by_its_key(stack: Stack, fr
     check_metrics(state, job_id)
     for run in runs_of(state, job_id):
         site = str(run["display_name"]).split("-cifar10")[0]
-        assert set(run["auth"]) == {"hospital"}  # type: ignore[call-overload]
-        assert set(run["ips"]) <= stack.addresses(site)  # type: ignore[call-overload]
+        assert set(run["auth"]) == {"hospital"}
+        assert set(run["ips"]) <= stack.addresses(site)
 
 
 def test_moving_the_key_recreates_only_the_containers_that_gain_or_lose_it(
@@ -121,9 +123,13 @@ def test_sites_that_stream_still_cannot_reach_each_other(stack: Stack, from_clie
 def check_key_is_nowhere_else(stack: Stack) -> None:
     """Files, environments and command lines of every container, `inspect`, logs, image history and the results."""
     for service in SERVICES:
-        files = stack.execute(service, "sh", "-c", f"grep -rls '{PATTERN}' /workspace /kit /data /results /tmp /opt/multisite 2>/dev/null")
+        files = stack.execute(
+            service, "sh", "-c", f"grep -rls '{PATTERN}' /workspace /kit /data /results /tmp /opt/multisite 2>/dev/null"
+        )
         assert files.text.strip() == "", (service, files.text)
-        processes = stack.execute(service, "sh", "-c", f"grep -ls '{PATTERN}' /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null")
+        processes = stack.execute(
+            service, "sh", "-c", f"grep -ls '{PATTERN}' /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null"
+        )
         assert processes.text.strip() == "", (service, processes.text)
         assert KEY not in json.dumps(stack.inspect(stack.containers()[service]))
     assert KEY not in stack.compose("logs").text
@@ -150,5 +156,7 @@ def test_without_a_usable_key_the_job_completes_offline_and_says_so(stack: Stack
     if key:
         assert key not in done.text
     assert len(stack.backend().runs()) == before
-    kept = stack.execute("server", "sh", "-c", f"find /workspace/wandb/{job_id_in(done.text)} -name 'offline-run-*' -type d | wc -l")
+    kept = stack.execute(
+        "server", "sh", "-c", f"find /workspace/wandb/{job_id_in(done.text)} -name 'offline-run-*' -type d | wc -l"
+    )
     assert kept.text.strip() == "2"

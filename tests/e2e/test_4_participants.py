@@ -27,7 +27,20 @@ def test_a_site_whose_certificate_another_ca_signed_must_not_register(stack: Sta
     names = {name: f"{stack.name}-{name}" for name in volumes}
     container = f"{stack.name}-foreign-site"
     try:
-        provision = ["docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none", "-e", f"SERVER_PORT={stack.port}", "-v", f"{stack.home}/foreign.yml:/project.yml:ro"]
+        provision = [
+            "docker",
+            "run",
+            "--rm",
+            "--read-only",
+            "--tmpfs",
+            "/tmp",
+            "--network",
+            "none",
+            "-e",
+            f"SERVER_PORT={stack.port}",
+            "-v",
+            f"{stack.home}/foreign.yml:/project.yml:ro",
+        ]
         for name, path in volumes.items():
             provision += ["-v", f"{names[name]}:{path}"]
         done = stack.run(*provision, "multisite-control:local", "python", "-m", "multisite.federation.provision")

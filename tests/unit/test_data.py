@@ -18,7 +18,7 @@ from multisite.cifar10.partition import Partition
 from multisite.cifar10.shards import Arrays, ShardError, load_shard, read_manifest, write_shard
 
 SIZES = (600, 120)
-PARTITION = "iid-seed0-of2"
+PARTITION = "iid-seed0"
 
 
 @pytest.fixture(autouse=True)
@@ -136,10 +136,10 @@ def test_a_shard_without_one_of_its_arrays_has_no_manifest(tmp_path: Path) -> No
 
 
 def test_a_missing_shard_is_an_error_with_folder_partition_and_next_step(tmp_path: Path) -> None:
-    (tmp_path / "dirichlet0.5-seed0-of2").mkdir()
+    (tmp_path / "dirichlet0.5-seed0").mkdir()
     with pytest.raises(ShardError) as missing:
         load_shard(tmp_path, PARTITION)
-    for part in (str(tmp_path), f"partition {PARTITION}", "there: dirichlet0.5-seed0-of2", "next: `make up`", "ALPHA, SEED"):
+    for part in (str(tmp_path), f"partition {PARTITION}", "there: dirichlet0.5-seed0", "next: `make up`", "ALPHA, SEED"):
         assert part in str(missing.value)
 
 
@@ -274,7 +274,7 @@ def test_another_partition_comes_beside_the_first(tmp_path: Path) -> None:
     run(tmp_path / "out")
     before = stamps(tmp_path / "out" / "site-1" / PARTITION)
     assert run(tmp_path / "out", "--alpha", "1", "--seed", "4") == 0
-    assert sorted(path.name for path in (tmp_path / "out" / "site-1").iterdir()) == ["dirichlet1-seed4-of2", PARTITION]
+    assert sorted(path.name for path in (tmp_path / "out" / "site-1").iterdir()) == ["dirichlet1-seed4", PARTITION]
     assert stamps(tmp_path / "out" / "site-1" / PARTITION) == before
 
 
@@ -426,6 +426,6 @@ def test_a_shard_is_current_when_it_holds_what_is_asked_for(dataset: str, asked:
 
 def test_the_manifest_is_json_that_others_can_read(tmp_path: Path) -> None:
     run(tmp_path / "out", "--alpha", "2", "--seed", "5")
-    content = json.loads((tmp_path / "out" / "site-2" / "dirichlet2-seed5-of2" / "manifest.json").read_text(encoding="utf-8"))
-    wanted = {"dataset": "synthetic", "partition": "dirichlet2-seed5-of2", "site": "site-2", "alpha": 2.0, "seed": 5, "sites": 2}
+    content = json.loads((tmp_path / "out" / "site-2" / "dirichlet2-seed5" / "manifest.json").read_text(encoding="utf-8"))
+    wanted = {"dataset": "synthetic", "partition": "dirichlet2-seed5", "site": "site-2", "alpha": 2.0, "seed": 5, "sites": 2}
     assert {name: content[name] for name in wanted} == wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import socket
+import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -51,7 +52,6 @@ def _no_engine() -> Iterator[None]:
     ENGINE.value = None
     yield
     ENGINE.value = None
-    ENGINE.started.clear()
 
 
 def test_the_kit_is_copied_to_where_nvflare_looks_for_it(kit: Kit, workspace: Path) -> None:
@@ -119,20 +119,56 @@ def test_a_participant_whose_engine_has_not_started_is_not_ready(tmp_path: Path,
     assert not node.is_ready(make_kit(tmp_path / "other", role))
 
 
+def serves(kit: Kit, host: str, port: int) -> None:
+    """Writes the server's address into the kit, as provisioning does."""
+    config = "fed_server.json" if kit.role == "server" else "fed_client.json"
+    content = {"servers": [{"service": {"target": f"{host}:{port}"}}]}
+    (kit.folder / "startup" / config).write_text(json.dumps(content), encoding="utf-8")
+
+
+def start(token: str | None, heartbeat_ago: float = 0.0) -> None:
+    """An engine that has started, and got its last heartbeat accepted so many seconds ago."""
+    ENGINE.set(SimpleNamespace(client=SimpleNamespace(token=token)))
+    ENGINE.heartbeat = time.monotonic() - heartbeat_ago
+
+
 @pytest.mark.parametrize(("token", "ready"), [("", False), (None, False), ("a-token", True)])
 def test_a_site_is_ready_once_it_is_registered(kit: Kit, token: str | None, ready: bool) -> None:
-    ENGINE.set(SimpleNamespace(client=SimpleNamespace(token=token)))
+    start(token)
     assert node.is_ready(kit) is ready
+
+
+@pytest.mark.parametrize(("seconds", "ready"), [(-1.0, True), (1.0, False)])
+def test_a_site_is_ready_while_its_heartbeats_are_accepted(kit: Kit, seconds: float, ready: bool) -> None:
+    start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + seconds)
+    assert node.is_ready(kit) is ready
+
+
+def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answers(kit: Kit) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serves(kit, "127.0.0.1", listening.getsockname()[1])
+        start("a-token", heartbeat_ago=0)
+        assert not node.must_register_again(kit)
+        start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
+        assert node.must_register_again(kit)
+    assert not node.must_register_again(kit)
+
+
+def test_a_site_that_has_not_started_does_not_register_again(kit: Kit) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serves(kit, "127.0.0.1", listening.getsockname()[1])
+        assert not node.must_register_again(kit)
 
 
 def test_a_server_is_ready_while_its_port_accepts_connections(tmp_path: Path) -> None:
     kit = make_kit(tmp_path / "server", "server")
     ENGINE.set(SimpleNamespace())
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-        (kit.folder / "startup" / "fed_server.json").write_text(json.dumps({"servers": [{"admin_port": port}]}), encoding="utf-8")
+        serves(kit, "server", listening.getsockname()[1])
         assert node.is_ready(kit)
+        assert not node.must_register_again(kit)
     assert not node.is_ready(kit)
+    assert not node.must_register_again(kit)
 
 
 def test_without_a_kit_the_node_is_exit_status_2_with_the_next_step(

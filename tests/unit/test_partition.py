@@ -61,9 +61,9 @@ def test_a_small_alpha_skews_classes_more_than_a_large_one() -> None:
 @pytest.mark.parametrize(
     ("partition", "name"),
     [
-        (Partition(2, None, 0), "iid-seed0-of2"),
-        (Partition(5, 0.5, 7), "dirichlet0.5-seed7-of5"),
-        (Partition(3, 1.0, 0), "dirichlet1-seed0-of3"),
+        (Partition(2, None, 0), "iid-seed0"),
+        (Partition(5, 0.5, 7), "dirichlet0.5-seed7"),
+        (Partition(3, 1.0, 0), "dirichlet1-seed0"),
     ],
 )
 def test_a_partition_names_its_folder(partition: Partition, name: str) -> None:

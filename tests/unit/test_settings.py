@@ -140,3 +140,12 @@ def test_the_first_env_file_is_a_copy_of_the_example(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text("# every setting\n#LOG=plain\n", encoding="utf-8")
     Settings.load(tmp_path).remember({"SITE_THREADS": "1"})
     assert (tmp_path / ".env").read_text(encoding="utf-8").startswith(f"# every setting\n#LOG=plain\n\n{MANAGED}\n")
+
+
+def test_a_line_that_the_user_added_below_the_managed_block_is_kept(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, {})
+    settings.remember({"COMPOSE_FILE": "compose.yaml"})
+    env = tmp_path / ".env"
+    env.write_text(env.read_text(encoding="utf-8") + "LOG=json\n", encoding="utf-8")
+    settings.remember({"COMPOSE_FILE": "compose.yaml:docker/gpu.yaml"})
+    assert read_env(env) == {"LOG": "json", "COMPOSE_FILE": "compose.yaml:docker/gpu.yaml"}

@@ -54,9 +54,7 @@ class BackendState:
         """Take a snapshot of a running backend."""
         return cls.from_json(_call(f"{base_url}/_stub/state"))
 
-    def runs(
-        self, group: str | None = None, job_type: str | None = None, project: str | None = None
-    ) -> list[JsonObject]:
+    def runs(self, group: str | None = None, job_type: str | None = None, project: str | None = None) -> list[JsonObject]:
         """The run records that match, in order of arrival."""
         wanted = {"group": group, "job_type": job_type, "project": project}
         return [

@@ -137,9 +137,7 @@ def _upsert_bucket(call: Call) -> JsonObject:
 
 def _create_run_files(call: Call) -> JsonObject:
     name = str(call.variables["run"])
-    folder = (
-        call.base_url + STORAGE_PREFIX + "/".join(quote(part, safe="") for part in (call.entity, call.project, name))
-    )
+    folder = call.base_url + STORAGE_PREFIX + "/".join(quote(part, safe="") for part in (call.entity, call.project, name))
     files = [{"name": file, "uploadUrl": f"{folder}/{quote(file)}"} for file in call.variables["files"]]
     return {"createRunFiles": {"runID": f"run-{name}", "uploadHeaders": [], "files": files}}
 

@@ -42,9 +42,12 @@ class Partition:
 
     @property
     def name(self) -> str:
-        """Names the shard's folder, for example `dirichlet0.5-seed0-of2`."""
+        """Names the shard's folder, for example `dirichlet0.5-seed0`.
+
+        Without the number of shards: a site that brings its own data joins a job with sites that were given theirs.
+        """
         kind = "iid" if self.alpha is None else f"dirichlet{self.alpha:g}"
-        return f"{kind}-seed{self.seed}-of{self.sites}"
+        return f"{kind}-seed{self.seed}"
 
     def split(self, labels: np.ndarray) -> list[np.ndarray]:
         """Divides the examples.

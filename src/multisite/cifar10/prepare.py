@@ -75,9 +75,7 @@ def limited(arrays: Arrays, limit: int | None) -> Arrays:
     if limit is None:
         return arrays
     test = limit // 5
-    return Arrays(
-        arrays.train_images[:limit], arrays.train_labels[:limit], arrays.test_images[:test], arrays.test_labels[:test]
-    )
+    return Arrays(arrays.train_images[:limit], arrays.train_labels[:limit], arrays.test_images[:test], arrays.test_labels[:test])
 
 
 def description(partition: Partition, site: str) -> dict[str, Any]:
@@ -131,7 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"data: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"data: {error.filename or parsed.out}: {error.strerror or error}\n  next: free disk space, or check the folder's owner", file=sys.stderr)
+        print(
+            f"data: {error.filename or parsed.out}: {error.strerror or error}\n  next: free disk space, or check the folder's owner",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

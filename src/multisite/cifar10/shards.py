@@ -141,10 +141,10 @@ def _check_digests(folder: Path, digests: dict[str, str]) -> None:
 def _load(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ShardError(f"{path} can't be read: {error}\n  next: write it again with numpy.save") from None
     shape = IMAGE if path.stem.endswith("images") else ()
-    if array.dtype != np.uint8 or array.shape[1:] != shape:
+    if array.dtype != np.uint8 or not array.ndim or array.shape[1:] != shape:
         raise ShardError(f"{path} holds {array.dtype} {array.shape}, not uint8 {('N', *shape)}\n  next: convert it")
     if not len(array):
         raise ShardError(f"{path} holds no examples\n  next: write it again with at least one")

@@ -53,7 +53,9 @@ def verify(folder: Path) -> None:
         if not path.exists():
             raise SourceError(f"{path} is missing\n  next: complete the copy, or leave CIFAR10_DIR empty")
         if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != expected:
-            raise SourceError(f"{path} is not the published file (its MD5 differs)\n  next: copy it again, or leave CIFAR10_DIR empty")
+            raise SourceError(
+                f"{path} is not the published file (its MD5 differs)\n  next: copy it again, or leave CIFAR10_DIR empty"
+            )
 
 
 def is_given(local: Path | None) -> bool:
@@ -106,8 +108,10 @@ def read(folder: Path) -> Arrays:
 
     train, test = (Copy(str(folder.parent), train=train, download=False) for train in (True, False))
     return Arrays(
-        np.ascontiguousarray(train.data.transpose(0, 3, 1, 2)), np.array(train.targets, np.uint8),
-        np.ascontiguousarray(test.data.transpose(0, 3, 1, 2)), np.array(test.targets, np.uint8),
+        np.ascontiguousarray(train.data.transpose(0, 3, 1, 2)),
+        np.array(train.targets, np.uint8),
+        np.ascontiguousarray(test.data.transpose(0, 3, 1, 2)),
+        np.array(test.targets, np.uint8),
     )
 
 
@@ -127,7 +131,9 @@ def download(cache: Path) -> Path:
     try:
         CIFAR10(str(cache), download=True)
     except DOWNLOAD_ERRORS as error:
-        raise SourceError(f"CIFAR-10 could not be downloaded ({error})\n  next: set CIFAR10_DIR to a local copy ({FOLDER})") from None
+        raise SourceError(
+            f"CIFAR-10 could not be downloaded ({error})\n  next: set CIFAR10_DIR to a local copy ({FOLDER})"
+        ) from None
     finally:
         socket.setdefaulttimeout(before)
     return cache / FOLDER

@@ -91,9 +91,7 @@ def jobs(arguments: argparse.Namespace) -> int:
         emit(
             "jobs",
             registered=sorted(client.name for client in flare.get_system_info().client_info),
-            jobs=[
-                {key: job.get(key) for key in ("job_id", "job_name", "status", "submit_time", "duration")} for job in listed
-            ],
+            jobs=[{key: job.get(key) for key in ("job_id", "job_name", "status", "submit_time", "duration")} for job in listed],
         )
     return 0
 

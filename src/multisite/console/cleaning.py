@@ -59,7 +59,14 @@ def clean(deployment: Deployment, what: str) -> None:
 def _delete_volumes(deployment: Deployment, chosen: list[str]) -> None:
     project = deployment.project()
     names = deployment.docker.run(
-        ["volume", "ls", "--filter", f"label=com.docker.compose.project={project}", "--format", '{{.Label "com.docker.compose.volume"}} {{.Name}}']
+        [
+            "volume",
+            "ls",
+            "--filter",
+            f"label=com.docker.compose.project={project}",
+            "--format",
+            '{{.Label "com.docker.compose.volume"}} {{.Name}}',
+        ]
     ).out
     prefixes = tuple(prefix for name in chosen for prefix in VOLUMES.get(name, ()))
     doomed = [line.split()[1] for line in names.splitlines() if prefixes and line.startswith(prefixes)]

@@ -89,7 +89,8 @@ class Deployment:
                 probe.bind((address, port))
             except OSError as error:
                 raise ConsoleError(
-                    "port", f"{address}:{port} can't be used ({error.strerror})",
+                    "port",
+                    f"{address}:{port} can't be used ({error.strerror})",
                     "end what listens there (ss -ltnp), or set SERVER_PORT or BIND_ADDRESS in .env",
                 ) from None
 
@@ -105,7 +106,9 @@ class Deployment:
         try:
             key = source.read_text(encoding="utf-8").strip() if source.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
-            raise ConsoleError("W&B key", f"{source} can't be read ({type(error).__name__})", "correct the file, or WANDB_KEY_FILE") from None
+            raise ConsoleError(
+                "W&B key", f"{source} can't be read ({type(error).__name__})", "correct the file, or WANDB_KEY_FILE"
+            ) from None
         if self.settings.get("WANDB_KEY_FILE") and not source.exists():
             raise ConsoleError("W&B key", f"WANDB_KEY_FILE={source} does not exist", "correct it, or leave it empty to go without")
         if not staged.exists() or staged.read_text(encoding="utf-8") != key:
@@ -136,13 +139,16 @@ class Deployment:
         wish = self.settings.get("GPUS", "auto")
         if wish == "none":
             return False
-        driver = shutil.which("nvidia-smi") is not None and not subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, timeout=30, check=False
-        ).returncode
+        driver = (
+            shutil.which("nvidia-smi") is not None
+            and not subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=30, check=False).returncode
+        )
         runtime = "nvidia" in self.docker.run(["info", "--format", "{{json .Runtimes}}"]).out
         if wish == "all" and not (driver and runtime):
             missing = "the NVIDIA driver (nvidia-smi)" if not driver else "Docker's NVIDIA runtime"
-            raise ConsoleError("GPUs", f"GPUS=all, but {missing} does not answer", "install the NVIDIA Container Toolkit, or GPUS=none")
+            raise ConsoleError(
+                "GPUs", f"GPUS=all, but {missing} does not answer", "install the NVIDIA Container Toolkit, or GPUS=none"
+            )
         return driver and runtime
 
     def start(self) -> None:
@@ -151,10 +157,16 @@ class Deployment:
         if not result.code:
             return
         for step in ("provision", "data"):
-            failed = [entry for entry in self.docker.services() if entry["Service"] == step and str(entry.get("ExitCode", 0)) != "0"]
+            failed = [
+                entry for entry in self.docker.services() if entry["Service"] == step and str(entry.get("ExitCode", 0)) != "0"
+            ]
             if failed:
                 log = self.docker.compose("logs", "--no-log-prefix", "--tail", "15", step).out.strip()
-                raise ConsoleError(step, log.removeprefix(f"{step}: "), f"correct that, then `make up` again (whole log: docker compose logs {step})")
+                raise ConsoleError(
+                    step,
+                    log.removeprefix(f"{step}: "),
+                    f"correct that, then `make up` again (whole log: docker compose logs {step})",
+                )
         raise ConsoleError("containers", result.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
 
     def wait(self) -> dict[str, Any]:

@@ -48,7 +48,13 @@ class Docker:
         command = ["docker", *arguments]
         try:
             done = subprocess.run(
-                command, cwd=self.home, env=self.env(), capture_output=True, text=True, timeout=seconds, check=False,
+                command,
+                cwd=self.home,
+                env=self.env(),
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
                 stdin=subprocess.DEVNULL,
             )
         except subprocess.TimeoutExpired:

@@ -66,5 +66,3 @@ def build(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS
         raise ConsoleError("images", f"not built within {BUILD_SECONDS:.0f} s", "check the network, then run it again") from None
     if done.returncode:
         raise SystemExit(1)  # it has said why
-
-

@@ -31,7 +31,9 @@ def export(deployment: Deployment, site: str) -> None:
         check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode:
-        raise ConsoleError("kit", f"there is no kit of a site {site}", "add it to project.yml as a client, `make up`, then this again")
+        raise ConsoleError(
+            "kit", f"there is no kit of a site {site}", "add it to project.yml as a client, `make up`, then this again"
+        )
     kits = deployment.settings.home / "kits"
     kits.mkdir(mode=0o700, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:

@@ -108,7 +108,9 @@ class Settings:
         if not path.exists():
             example = self.home / ".env.example"
             path.write_text(example.read_text(encoding="utf-8") if example.exists() else "", encoding="utf-8")
-        own = path.read_text(encoding="utf-8").split(MANAGED)[0].rstrip("\n")
+        own, _, block = path.read_text(encoding="utf-8").partition(MANAGED)
+        added = [line for line in block.splitlines() if line.strip() and line.split("=")[0].strip() not in managed]
+        own = "\n".join([own.rstrip("\n"), *added])
         lines = "".join(f"{name}={value}\n" for name, value in sorted(managed.items()))
         text = f"{own}\n\n{MANAGED}\n{lines}"
         if text != path.read_text(encoding="utf-8"):

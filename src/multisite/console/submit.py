@@ -197,8 +197,6 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
     Raises:
         ConsoleError: a step failed.
     """
-    if options.sites != len(deployment.docker.local_sites()) and not os.environ.get("SITES"):
-        options = dataclasses.replace(options, sites=len(deployment.docker.local_sites()))
     if client_stream != deployment.streams_from_clients:
         _refuse_while_jobs_run(deployment, client_stream)
     answer = deployment.up(client_stream)
@@ -206,9 +204,9 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
     dataset = deployment.dataset()
     if dataset == "synthetic":
         say("\nSYNTHETIC DATA STANDS IN FOR CIFAR-10: set CIFAR10_DIR to a local copy for a real result")
-    options = dataclasses.replace(
-        options, dataset=dataset, streamed_to_server=not client_stream, streamed_to_clients=client_stream
-    )
+    if not os.environ.get("SITES"):
+        options = dataclasses.replace(options, sites=len(answer["registered"]))
+    options = dataclasses.replace(options, dataset=dataset, streamed_to_server=not client_stream, streamed_to_clients=client_stream)
     say("")
     return Following(deployment).watch(["submit", *options.as_arguments()])
 
@@ -218,7 +216,13 @@ def _refuse_while_jobs_run(deployment: Deployment, client_stream: bool) -> None:
     if not deployment.docker.running("admin") or not deployment.docker.running("server"):
         return
     lines = deployment.admin("jobs")
-    running = [job["job_id"] for line in lines if line["event"] == "jobs" for job in line["jobs"] if not job["status"].startswith("FINISHED")]
+    running = [
+        job["job_id"]
+        for line in lines
+        if line["event"] == "jobs"
+        for job in line["jobs"]
+        if not job["status"].startswith("FINISHED")
+    ]
     if not running:
         return
     where = "the sites" if client_stream else "the server"
@@ -229,7 +233,8 @@ def _refuse_while_jobs_run(deployment: Deployment, client_stream: bool) -> None:
     elif os.environ.get("FORCE") == "yes":
         return
     raise ConsoleError(
-        "submit", f"job {running[0]} is running, and moving the key to {where} would kill it",
+        "submit",
+        f"job {running[0]} is running, and moving the key to {where} would kill it",
         f"wait for it (make follow JOB={running[0]}), abort it, or FORCE=yes",
     )
 

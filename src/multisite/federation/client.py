@@ -48,9 +48,7 @@ class Site:
         self.images, self.labels = (torch.from_numpy(array) for array in (self.shard.train_images, self.shard.train_labels))
         self.test = tuple(torch.from_numpy(array) for array in (self.shard.test_images, self.shard.test_labels))
         self.model = build(options.network, options.seed).to(self.device)
-        self.recipe = Recipe(
-            rounds=options.rounds, local_epochs=options.local_epochs, batch=options.batch_size, lr=options.lr
-        )
+        self.recipe = Recipe(rounds=options.rounds, local_epochs=options.local_epochs, batch=options.batch_size, lr=options.lr)
         self.writer = WandBWriter()
 
     def take(self, model: flare.FLModel) -> None:
@@ -72,9 +70,7 @@ class Site:
         def on_step(step: int, loss: float) -> None:
             self.writer.log({"train/loss": loss}, step=round * steps_a_round + step)
 
-        result = train_round(
-            self.model, self.images, self.labels, self.recipe, round, self.seed, self.device, on_step
-        )
+        result = train_round(self.model, self.images, self.labels, self.recipe, round, self.seed, self.device, on_step)
         trained = {
             "train_loss": result.loss,
             "train_accuracy": result.accuracy,
@@ -84,7 +80,13 @@ class Site:
         self.writer.log({f"train_round/{name}": value for name, value in trained.items()} | {"round": round + 1}, step=None)
         logger.info(
             "round %d/%d: trained on %d examples in %.1f s on %s, loss %.3f; global model's accuracy %.4f",
-            round + 1, self.recipe.rounds, result.examples, result.seconds, self.device, result.loss, before["accuracy"],
+            round + 1,
+            self.recipe.rounds,
+            result.examples,
+            result.seconds,
+            self.device,
+            result.loss,
+            before["accuracy"],
         )
         return flare.FLModel(
             params={name: value.detach().cpu().numpy() for name, value in self.model.state_dict().items()},

@@ -39,7 +39,9 @@ class EvaluatedFedAvg(FedAvg):
         if self._final is None or self.abort_signal.triggered:
             return
         final = FLModel(
-            params=self._final.params, params_type=self._final.params_type, current_round=self.start_round + self.num_rounds,
+            params=self._final.params,
+            params_type=self._final.params_type,
+            current_round=self.start_round + self.num_rounds,
             total_rounds=self.num_rounds,
         )
         self.fl_ctx.set_prop(AppConstants.CURRENT_ROUND, final.current_round, private=True, sticky=False)
@@ -56,7 +58,5 @@ class EvaluatedFedAvg(FedAvg):
         accuracies = [result.metrics["accuracy"] for result in results if result.metrics]
         if not accuracies or sum(accuracies) / len(accuracies) <= selector.best_val_metric:
             return
-        self.fl_ctx.set_prop(
-            AppConstants.GLOBAL_MODEL, make_model_learnable(final.params, final.meta), private=True, sticky=True
-        )
+        self.fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, make_model_learnable(final.params, final.meta), private=True, sticky=True)
         self.event(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE)

@@ -59,10 +59,15 @@ def read_kit(folder: Path = KIT) -> Kit:
         certificate_file = startup / ("server.crt" if role == "server" else "client.crt")
         certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
         return Kit(
-            folder, role, _subject(certificate, NameOID.COMMON_NAME), _subject(certificate, NameOID.ORGANIZATION_NAME),
+            folder,
+            role,
+            _subject(certificate, NameOID.COMMON_NAME),
+            _subject(certificate, NameOID.ORGANIZATION_NAME),
             certificate.not_valid_after_utc,
         )
-    raise KitError(f"no startup kit in {folder}\n  next: `make up` provisions one; a remote site mounts the folder that `make kit` wrote")
+    raise KitError(
+        f"no startup kit in {folder}\n  next: `make up` provisions one; a remote site mounts the folder that `make kit` wrote"
+    )
 
 
 def server_names(folder: Path) -> list[str]:

@@ -100,7 +100,11 @@ def must_register_again(kit: Kit) -> bool:
 def _end_jobs(engine: Any) -> None:
     """Asks a site's job processes to abort, and ends those that have not in JOB_SECONDS: a training step may be long."""
     executor = engine.client_executor
-    handles = [process[RunProcessKey.JOB_HANDLE] for process in list(executor.run_processes.values()) if RunProcessKey.JOB_HANDLE in process]
+    handles = [
+        process[RunProcessKey.JOB_HANDLE]
+        for process in list(executor.run_processes.values())
+        if RunProcessKey.JOB_HANDLE in process
+    ]
     for job_id in list(engine.get_all_job_ids()):
         threading.Thread(target=engine.abort_app, args=(job_id,), daemon=True, name=f"abort-{job_id}").start()
     deadline = time.monotonic() + JOB_SECONDS

@@ -61,9 +61,7 @@ class JobOptions:
         _one_of("network", self.network, NETWORKS)
         _one_of("dataset", self.dataset, DATASETS)
         if not self.streamed_to_server and not self.streamed_to_clients:
-            raise OptionError(
-                "metrics would go nowhere: with --no-streamed_to_server, give --streamed_to_clients as well"
-            )
+            raise OptionError("metrics would go nowhere: with --no-streamed_to_server, give --streamed_to_clients as well")
 
     def as_arguments(self) -> list[str]:
         """The command line that gives these options."""
@@ -113,9 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for field in fields(JobOptions):
         flags = [f"--{field.name}", *ALIASES.get(field.name, [])]
         if isinstance(field.default, bool):
-            parser.add_argument(
-                *flags, action=argparse.BooleanOptionalAction, default=field.default, help=HELP[field.name]
-            )
+            parser.add_argument(*flags, action=argparse.BooleanOptionalAction, default=field.default, help=HELP[field.name])
         else:
             parser.add_argument(
                 *flags, type=NUMBERS.get(field.name, str), default=field.default, help=HELP[field.name], metavar="X"

@@ -10,6 +10,7 @@ from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.recipe import SimEnv
 
 from multisite.cifar10 import prepare
+from multisite.cifar10.partition import Partition
 from multisite.federation.client import DATA
 from multisite.federation.options import JobOptions
 from multisite.federation.policy import OUR_COMPONENTS
@@ -34,7 +35,8 @@ def prepare_data(options: JobOptions, data: Path, cifar10: Path | None, limit: i
         arguments += ["--limit", str(limit)]
     if code := prepare.main(arguments):
         raise SystemExit(code)
-    manifest = next(data.glob("site-1/*/manifest.json"))
+    partition = Partition(options.sites, options.alpha, options.seed)
+    manifest = data / "site-1" / partition.name / "manifest.json"
     return str(json.loads(manifest.read_text(encoding="utf-8"))["dataset"])
 
 

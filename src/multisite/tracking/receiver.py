@@ -68,7 +68,8 @@ class WandbReceiver(AnalyticsReceiver):
             self._runs.log(record_origin, {data.tag: data.value}, data.step)
         elif data.data_type in GROUPS:
             self._runs.log(record_origin, data.value, data.step)
-        if (self._runs.status.mode, len(self._runs.status.runs)) != before:
+        # A site's report at the end of the run would reach the server too late: one follows whatever has no step, as rounds have.
+        if data.step is None or (self._runs.status.mode, len(self._runs.status.runs)) != before:
             self._report(fl_ctx)
 
     def finalize(self, fl_ctx: FLContext) -> None:

@@ -1,0 +1,30 @@
+"""The default job, on real CIFAR-10."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.e2e.stack import Stack
+
+SECONDS, ACCURACY = 360, 0.70  # the project's promise for two sites on two cores
+
+
+@pytest.mark.real_cifar10
+def test_the_default_job_reaches_70_percent_within_six_minutes(stack: Stack) -> None:
+    done = stack.make("submit", DATA_LIMIT="")
+    assert done.code == 0, done.text
+    match = re.search(r"final global model: accuracy (0\.\d+) on cifar10", done.text)
+    assert match, done.text
+    assert float(match[1]) >= ACCURACY
+    assert done.seconds < SECONDS
+
+
+def test_synthetic_data_is_announced_in_capitals_wherever_a_result_is_shown(stack: Stack) -> None:
+    done = stack.submit(DATASET="synthetic", SEED="5", ROUNDS="1")
+    assert done.code == 0, done.text
+    assert "SYNTHETIC DATA STANDS IN FOR CIFAR-10" in done.text
+    assert re.search(r"final global model: accuracy 0\.\d+ on SYNTHETIC DATA, NOT CIFAR-10", done.text)
+    newest = max(stack.backend().runs(), key=lambda run: str(run["history_posts"][-1]["time"] if run["history_posts"] else ""))
+    assert newest["config"]["dataset"]["value"] == "SYNTHETIC"
