@@ -120,6 +120,16 @@ def test_sites_that_stream_still_cannot_reach_each_other(stack: Stack, from_clie
     assert stack.execute("site-1", "python", "-c", "import socket; socket.gethostbyname('site-2')").code != 0
 
 
+def test_the_server_has_no_way_out_while_the_sites_stream(stack: Stack, from_clients: Done) -> None:
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], 8970), 3)"
+    for address in stack.addresses("wandb-backend"):
+        assert stack.execute("server", "python", "-c", reach, address).code != 0
+        if address.rsplit(".", 1)[0] in {own.rsplit(".", 1)[0] for own in stack.addresses("site-1")}:
+            assert stack.execute("site-1", "python", "-c", reach, address).code == 0
+    masquerade = stack.inspect(f"{stack.name}_published")["Options"]["com.docker.network.bridge.enable_ip_masquerade"]
+    assert masquerade == "false"
+
+
 def check_key_is_nowhere_else(stack: Stack) -> None:
     """Files, environments and command lines of every container, `inspect`, logs, image history and the results."""
     for service in SERVICES:

@@ -43,6 +43,13 @@ def test_without_an_engine_and_without_leave_to_install_one_nothing_is_installed
     assert "next:" in done.text
 
 
+def test_without_a_base_image_and_without_a_way_to_build_it_the_next_step_is_named(copy: Stack) -> None:
+    done = copy.run("docker/base-image.sh", "multisite-no-such-image:1")
+    assert done.code != 0
+    assert "no registry answers, and only debian:*-slim can be built here, not multisite-no-such-image:1" in done.text
+    assert "next:" in done.text
+
+
 def test_an_engine_elsewhere_that_does_not_answer_is_named(copy: Stack) -> None:
     done = copy.run("make", "up", DOCKER_HOST="tcp://127.0.0.1:1")
     assert done.code != 0

@@ -65,7 +65,8 @@ class Deployment:
 
     def preflight(self) -> None:
         """What can fail is checked before anything changes: the engine, disk space, the port."""
-        if subprocess.run(["docker/engine.sh", "ensure"], cwd=self.settings.home, check=False).returncode:
+        environment = {**os.environ, "INSTALL_ENGINE": self.settings.get("INSTALL_ENGINE", "yes")}
+        if subprocess.run(["docker/engine.sh", "ensure"], cwd=self.settings.home, env=environment, check=False).returncode:
             raise SystemExit(1)  # it has said why
         self._check_disk()
         self._check_port()

@@ -12,7 +12,7 @@ from multisite.console.settings import ConsoleError, Settings
 TARGETS = ("control", "site")
 LABEL = "multisite.inputs"
 INPUTS = ("docker/Dockerfile", "docker/install.sh", "docker/requirements", "src/multisite", "jobs")
-ARGUMENTS = ("BASE_IMAGE", "TORCH_INDEX")
+ARGUMENTS = {"BASE_IMAGE": "debian:bookworm-slim", "TORCH_INDEX": ""}
 BUILD_SECONDS = 3600.0
 
 
@@ -29,8 +29,8 @@ def fingerprint(settings: Settings) -> str:
         for path in sorted([root] if root.is_file() else root.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 state.update(str(path.relative_to(settings.home)).encode() + path.read_bytes())
-    for name in ARGUMENTS:
-        state.update(f"{name}={settings.get(name)}".encode())
+    for name, default in ARGUMENTS.items():
+        state.update(f"{name}={settings.get(name, default)}".encode())
     return state.hexdigest()[:16]
 
 

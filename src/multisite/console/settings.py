@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Settings:
         Raises:
             ConsoleError: a setting is malformed.
         """
+        if not (home / ".env").exists() and (home / ".env.example").exists():
+            shutil.copyfile(home / ".env.example", home / ".env")
         settings = cls(home, read_env(home / ".env") | {name: value for name, value in os.environ.items() if value})
         settings.check()
         return settings
@@ -105,9 +108,7 @@ class Settings:
     def remember(self, managed: dict[str, str]) -> None:
         """Writes values that plain `docker compose` needs under a marker in `.env`; the user's own lines stay as they are."""
         path = self.home / ".env"
-        if not path.exists():
-            example = self.home / ".env.example"
-            path.write_text(example.read_text(encoding="utf-8") if example.exists() else "", encoding="utf-8")
+        path.touch()
         own, _, block = path.read_text(encoding="utf-8").partition(MANAGED)
         added = [line for line in block.splitlines() if line.strip() and line.split("=")[0].strip() not in managed]
         own = "\n".join([own.rstrip("\n"), *added])
