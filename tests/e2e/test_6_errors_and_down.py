@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ def test_a_taken_port_is_named_with_the_setting_that_changes_it(copy: Stack) -> 
 def test_without_an_engine_and_without_leave_to_install_one_nothing_is_installed(copy: Stack, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("bash", "dirname", "timeout", "id", "cat", "python3", "env", "sh", "make", "mktemp"):
+    for name in ("bash", "dirname", "timeout", "id", "cat", "env", "sh", "make", "mktemp"):
         (tools / name).symlink_to(shutil.which(name) or name)
+    (tools / "python3").symlink_to(os.path.realpath(sys.executable))
     done = copy.run("make", "up", PATH=str(tools), INSTALL_ENGINE="no")
     assert done.code != 0
     assert "a Docker engine is missing" in done.text
@@ -86,6 +88,7 @@ def test_the_gpu_overlay_reserves_every_gpu_for_the_sites_alone(copy: Stack) -> 
 def test_broken_cifar10_is_named_and_never_replaced_by_synthetic_data(stack: Stack, tmp_path: Path) -> None:
     broken = tmp_path / "cifar-10-batches-py"
     broken.mkdir()
+    tmp_path.chmod(0o755)  # the container's user reads it
     (broken / "data_batch_1").write_bytes(b"half a file")
     done = stack.make("up", CIFAR10_DIR=str(tmp_path), SEED="77", DATASET="auto")
     assert done.code != 0

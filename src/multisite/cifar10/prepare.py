@@ -128,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SourceError, PartitionError) as error:
         print(f"data: {error}", file=sys.stderr)
         return 2
+    except PermissionError as error:
+        place = error.filename or parsed.out
+        print(f"data: {place}: {error.strerror}\n  next: let the container's user (1000) read it: chmod -R a+rX", file=sys.stderr)
+        return 2
     except OSError as error:
         print(
             f"data: {error.filename or parsed.out}: {error.strerror or error}\n  next: free disk space, or check the folder's owner",
