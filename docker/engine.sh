@@ -70,9 +70,9 @@ ensure_compose() {
     docker/venv.sh
     local plugin="${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins/docker-compose"
     mkdir -p "$(dirname "$plugin")"
-    ln -sf "$PWD/.venv/bin/docker-compose" "$plugin"
+    install -m 755 .venv/bin/docker-compose "$plugin" # a copy: this folder may be deleted
     docker compose version >/dev/null 2>&1 || die "Compose does not run" "install Docker's Compose plugin"
-    say "Compose $(docker compose version --short), linked at $plugin"
+    say "Compose $(docker compose version --short) is now $plugin"
 }
 
 ensure() {
