@@ -33,6 +33,7 @@ WATCH_SECONDS = 5.0
 START_WATCH_SECONDS = 0.5
 STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
+GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
 HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
 # NVFlare takes these from the environment, in every job process: a lost client is given up after 30 + 5 + 5 s.
 DEAD_CLIENT = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "5"}
@@ -195,7 +196,7 @@ class Node:
             settings.append(f"uid={self.kit.name}")
             arguments = argparse.Namespace(fed_client="fed_client.json", local_rank=0)
         arguments.workspace, arguments.set = str(WORKSPACE), settings
-        return int(MainProcessMonitor.run(main_func=entry.main, run_dir=str(WORKSPACE), args=arguments) or 0)
+        return int(MainProcessMonitor.run(main_func=entry.main, run_dir=str(WORKSPACE), shutdown_grace_time=GRACE_SECONDS, args=arguments) or 0)
 
 
 def main() -> int:
