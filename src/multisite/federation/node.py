@@ -196,7 +196,10 @@ class Node:
             settings.append(f"uid={self.kit.name}")
             arguments = argparse.Namespace(fed_client="fed_client.json", local_rank=0)
         arguments.workspace, arguments.set = str(WORKSPACE), settings
-        return int(MainProcessMonitor.run(main_func=entry.main, run_dir=str(WORKSPACE), shutdown_grace_time=GRACE_SECONDS, args=arguments) or 0)
+        return int(
+            MainProcessMonitor.run(main_func=entry.main, run_dir=str(WORKSPACE), shutdown_grace_time=GRACE_SECONDS, args=arguments)
+            or 0
+        )
 
 
 def main() -> int:
