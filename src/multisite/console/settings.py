@@ -108,7 +108,8 @@ class Settings:
     def remember(self, managed: dict[str, str]) -> None:
         """Writes values that plain `docker compose` needs under a marker in `.env`; the user's own lines stay as they are."""
         path = self.home / ".env"
-        path.touch()
+        if not path.exists():
+            path.touch()
         own, _, block = path.read_text(encoding="utf-8").partition(MANAGED)
         added = [line for line in block.splitlines() if line.strip() and line.split("=")[0].strip() not in managed]
         own = "\n".join([own.rstrip("\n"), *added])
