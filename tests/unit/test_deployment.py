@@ -1,0 +1,112 @@
+"""What `make up` checks and writes on the host, without an engine."""
+
+from __future__ import annotations
+
+import stat
+from collections import namedtuple
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from multisite.console import deployment as module
+from multisite.console.deployment import CLIENT_STREAM, GPU, Deployment
+from multisite.console.docker import Docker, Result
+from multisite.console.settings import ConsoleError, Settings, read_env
+
+KEY = "k" * 40
+Usage = namedtuple("Usage", "total used free")
+
+
+class FakeDocker(Docker):
+    """Answers `docker info` and nothing else."""
+
+    def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
+        if "{{.DockerRootDir}}" in arguments:
+            return Result(0, f"{self.home}\n", "")
+        if "{{json .Runtimes}}" in arguments:
+            return Result(0, '{"runc":{}}', "")
+        return Result(1, "", "no such image")
+
+
+def deployment(home: Path, **values: str) -> Deployment:
+    return Deployment(Settings(home, values), FakeDocker(home))
+
+
+def test_a_full_disk_is_an_error_with_the_place_and_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(100 * 2**30, 97 * 2**30, 3 * 2**30))
+    with pytest.raises(ConsoleError) as caught:
+        deployment(tmp_path)._check_disk()
+    for part in ("disk: 3.0 GiB free", str(tmp_path), "12 GiB needed", "next: "):
+        assert part in str(caught.value)
+
+
+def test_enough_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(100 * 2**30, 80 * 2**30, 20 * 2**30))
+    deployment(tmp_path)._check_disk()
+
+
+def staged(home: Path) -> Path:
+    return home / "secrets" / ".mounted" / "wandb_api_key"
+
+
+def test_the_key_is_staged_for_the_container_in_a_folder_that_only_its_owner_enters(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "wandb_api_key").write_text(f" {KEY}\n", encoding="utf-8")
+    deployment(tmp_path).stage_key()
+    assert staged(tmp_path).read_text(encoding="utf-8") == KEY
+    assert stat.S_IMODE(staged(tmp_path).stat().st_mode) == 0o444
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+
+
+def test_a_new_key_is_staged_in_place_so_that_a_running_container_sees_it(tmp_path: Path) -> None:
+    source = tmp_path / "key"
+    source.write_text(KEY, encoding="utf-8")
+    deployment(tmp_path, WANDB_KEY_FILE=str(source)).stage_key()
+    before = staged(tmp_path).stat().st_ino
+    source.write_text("n" * 40, encoding="utf-8")
+    deployment(tmp_path, WANDB_KEY_FILE=str(source)).stage_key()
+    assert staged(tmp_path).read_text(encoding="utf-8") == "n" * 40
+    assert staged(tmp_path).stat().st_ino == before
+
+
+def test_without_a_key_an_empty_one_is_staged(tmp_path: Path) -> None:
+    deployment(tmp_path).stage_key()
+    assert staged(tmp_path).read_text(encoding="utf-8") == ""
+
+
+def test_a_named_key_file_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConsoleError, match=r"WANDB_KEY_FILE=.*nowhere does not exist"):
+        deployment(tmp_path, WANDB_KEY_FILE="nowhere").stage_key()
+
+
+def test_the_choice_of_compose_files_is_written_where_plain_compose_finds_it(tmp_path: Path) -> None:
+    up = deployment(tmp_path, COMPOSE_EXTRA="mine.yaml")
+    up.configure(client_stream=True)
+    assert read_env(tmp_path / ".env")["COMPOSE_FILE"] == f"compose.yaml:{CLIENT_STREAM}:mine.yaml"
+    up.configure(client_stream=False)
+    assert read_env(tmp_path / ".env")["COMPOSE_FILE"] == "compose.yaml:mine.yaml"
+
+
+def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_gpus_are_reserved_unasked_where_driver_and_runtime_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(tmp_path, monkeypatch)
+    monkeypatch.setattr(FakeDocker, "run", lambda *_, **__: Result(0, '{"nvidia":{},"runc":{}}', ""))
+    up = deployment(tmp_path)
+    up.configure(client_stream=False)
+    assert GPU in read_env(tmp_path / ".env")["COMPOSE_FILE"]
+    refused = deployment(tmp_path, GPUS="none")
+    refused.configure(client_stream=False)
+    assert GPU not in read_env(tmp_path / ".env")["COMPOSE_FILE"]
+
+
+def test_gpus_asked_for_without_dockers_runtime_are_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(tmp_path, monkeypatch)
+    with pytest.raises(ConsoleError, match="NVIDIA runtime"):
+        deployment(tmp_path, GPUS="all").configure(client_stream=False)
