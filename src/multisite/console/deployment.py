@@ -163,11 +163,8 @@ class Deployment:
             ]
             if failed:
                 log = self.docker.compose("logs", "--no-log-prefix", "--tail", "15", step).out.strip()
-                raise ConsoleError(
-                    step,
-                    log.removeprefix(f"{step}: "),
-                    f"correct that, then `make up` again (whole log: docker compose logs {step})",
-                )
+                problem, _, advice = log.removeprefix(f"{step}: ").partition("\n  next: ")
+                raise ConsoleError(step, problem, advice or f"docker compose logs {step}")
         raise ConsoleError("containers", result.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
 
     def wait(self) -> dict[str, Any]:
