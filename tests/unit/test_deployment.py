@@ -110,3 +110,17 @@ def test_gpus_asked_for_without_dockers_runtime_are_an_error_that_names_it(tmp_p
     fake_driver(tmp_path, monkeypatch)
     with pytest.raises(ConsoleError, match="NVIDIA runtime"):
         deployment(tmp_path, GPUS="all").configure(client_stream=False)
+
+
+def test_a_synthetic_shard_of_another_partition_does_not_make_a_result_synthetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = {
+        "iid-seed0": {"examples": 9, "dataset": "cifar10", "alpha": None, "seed": 0},
+        "iid-seed5": {"examples": 9, "dataset": "synthetic", "alpha": None, "seed": 5},
+    }
+    monkeypatch.setattr(FakeDocker, "local_sites", lambda _: ["site-1"])
+    monkeypatch.setattr(Deployment, "describe", lambda *_: {"shards": shards})
+    up = deployment(tmp_path)
+    assert up.dataset(None, 0) == "cifar10"
+    assert up.dataset(None, 5) == "synthetic"

@@ -221,9 +221,14 @@ class Deployment:
         out = self.docker.compose_or_fail("settings", "correct compose.yaml or .env", "config", "--format", "json")
         return str(json.loads(out)["name"])
 
-    def dataset(self) -> str:
-        """What the local sites' shards hold: `cifar10`, or `synthetic` if any of them does."""
-        held = [shard["dataset"] for site in self.docker.local_sites() for shard in self.describe(site).get("shards", {}).values()]
+    def dataset(self, alpha: float | None, seed: int) -> str:
+        """What the local sites' shards of one partition hold: `cifar10`, or `synthetic` if any of them does."""
+        held = {
+            shard["dataset"]
+            for site in self.docker.local_sites()
+            for shard in self.describe(site).get("shards", {}).values()
+            if (shard["alpha"], shard["seed"]) == (alpha, seed)
+        }
         return "synthetic" if "synthetic" in held else "cifar10"
 
     def describe(self, site: str) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
         _refuse_while_jobs_run(deployment, client_stream)
     answer = deployment.up(client_stream)
     say(deployment.table(answer["registered"]))
-    dataset = deployment.dataset()
+    dataset = deployment.dataset(options.alpha, options.seed)
     if dataset == "synthetic":
         say("\nSYNTHETIC DATA STANDS IN FOR CIFAR-10: set CIFAR10_DIR to a local copy for a real result")
     if not os.environ.get("SITES"):

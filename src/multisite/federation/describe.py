@@ -18,7 +18,7 @@ def describe(data: Path = DATA) -> dict[str, Any]:
     shards = {}
     for path in sorted([*data.glob("*/manifest.json"), *data.glob("manifest.json")]):
         content = json.loads(path.read_text(encoding="utf-8"))
-        shards[content["partition"]] = {"examples": content["examples"], "dataset": content["dataset"]}
+        shards[content["partition"]] = {name: content.get(name) for name in ("examples", "dataset", "alpha", "seed")}
     return {"device": device(), "shards": shards}
 
 
