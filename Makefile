@@ -3,7 +3,7 @@
 CONSOLE = PYTHONPATH=src python3 -m multisite.console
 
 .DEFAULT_GOAL = help
-.PHONY: help up submit submit-client-stream follow status logs results abort kit down clean check test test-fast
+.PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -11,7 +11,7 @@ help: ## this list
 up: ## build, provision, prepare the data, start; return when every site is registered
 	@$(CONSOLE) up
 
-submit: ## run the CIFAR-10 job (clients -> server -> W&B) and bring its results [ROUNDS LOCAL_EPOCHS BATCH_SIZE LR ALPHA NETWORK SITES SEED]
+submit: ## run the CIFAR-10 job (clients -> server -> W&B) and bring its results [ROUNDS LOCAL_EPOCHS BATCH_SIZE LR ALPHA NETWORK SITES SEED LOG_MODEL WAIT_SECONDS]
 	@$(CONSOLE) submit
 
 submit-client-stream: ## the same, each site straight to W&B: the key moves to the sites
@@ -20,7 +20,10 @@ submit-client-stream: ## the same, each site straight to W&B: the key moves to t
 follow: ## watch a running job [JOB]
 	@$(CONSOLE) follow
 
-status: ## participants and jobs
+sync: ## deliver every metric that W&B has not confirmed yet, of any job; safe to repeat
+	@$(CONSOLE) sync
+
+status: ## participants, jobs, and the account of their metrics
 	@$(CONSOLE) status
 
 logs: ## follow every container's log

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from multisite.console import cleaning, images, kits, report, submit
+from multisite.console import cleaning, images, kits, metrics, report, submit
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.federation import options as job_options
@@ -39,7 +39,14 @@ def status() -> int:
         raise ConsoleError("status", lines[0]["message"], "docker compose ps; docker compose logs server")
     rows = [(job["job_id"], job["job_name"], job["status"], job["submit_time"], job["duration"]) for job in answer["jobs"]]
     print("\n" + (report.table(("job", "name", "status", "submitted", "duration"), rows) if rows else "no jobs yet"))
+    for text in metrics.status(deployment):
+        print(text)
     return 0
+
+
+def sync() -> int:
+    """`make sync`."""
+    return metrics.sync(running())
 
 
 def running() -> Deployment:
@@ -109,6 +116,7 @@ VERBS = {
     "follow": lambda: watch("follow"),
     "results": lambda: watch("results"),
     "status": status,
+    "sync": sync,
     "abort": abort,
     "kit": kit,
     "build-test": build_test,

@@ -25,7 +25,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from multisite.federation import options as job_options
 from multisite.federation import progress
 from multisite.federation.kit import KIT, KitError, read_kit
-from multisite.tracking import status as tracking
+from multisite.tracking import receiver as tracking
 
 CONNECT_SECONDS = 20.0
 POLL_SECONDS = 1.0

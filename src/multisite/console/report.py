@@ -73,15 +73,26 @@ def datasets(rows: Sequence[dict[str, Any]]) -> str:
     return ", ".join(names) or "unknown data"
 
 
-def tracking_lines(writers: dict[str, dict[str, Any]]) -> list[str]:
-    """Where the metrics went, a line a writer, in plain words."""
-    lines = []
-    for writer, status in sorted(writers.items()):
-        if status["mode"] == "online":
-            lines.append(f"W&B: {status['rows']} rows in {len(status['runs'])} runs, sent by {writer}")
-        else:
-            lines.append(
-                f"W&B OFFLINE on {writer}: {status['reason']}. {status['rows']} rows of {len(status['runs'])} runs are kept in "
-                f"{writer}:{status['folder']}"
-            )
-    return lines or ["W&B: no writer reported"]
+def account_lines(tracking: dict[str, Any]) -> list[str]:
+    """A job's metrics account, and where something is pending, why, and the command that delivers it.
+
+    Args:
+        tracking: `multisite.tracking.spool.Job.report`; empty if the job left none.
+    """
+    if not tracking:
+        return ["metrics: the job left no account; next: make status"]
+    names = ("logged", "received", "delivered", "pending")
+    sites = tracking["sites"]
+    rows = [(site, *(account[name] for name in names)) for site, account in sorted(sites.items())]
+    lines = table(("metrics of", *names), rows).splitlines()
+    if refused := {site: account["refused"] for site, account in sites.items() if account["refused"]}:
+        lines.append("REFUSED BY A FULL DISK: " + ", ".join(f"{count} on {site}" for site, count in sorted(refused.items())))
+    pending = sum(account["pending"] for account in sites.values())
+    if pending:
+        why = f"{tracking['state']}: {tracking['reason']}" if tracking["reason"] else "not confirmed yet"
+        lines.append(f"W&B: {pending} records are not delivered ({why}); they are kept. Next: make sync")
+    else:
+        lines.append(
+            f"W&B: all {sum(account['delivered'] for account in sites.values())} records delivered, by the backend's count"
+        )
+    return lines

@@ -130,7 +130,7 @@ class Following:
             final = [row for row in self.rows if "train_loss" not in row]
             if final:
                 say(f"\nfinal global model: accuracy {report.mean(final, 'accuracy'):.4f} on {report.datasets(self.rows)}")
-        for text in report.tracking_lines(line["tracking"]):
+        for text in report.account_lines(line["tracking"]):
             say(text)
         say(f"results: {folder}")
         if status == COMPLETED:

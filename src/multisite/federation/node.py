@@ -26,8 +26,10 @@ from multisite.federation import logs, policy
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.provision import STAMP
+from multisite.tracking.spool import ROOT_VARIABLE
 
 WORKSPACE = Path("/workspace")
+SPOOL = WORKSPACE / "spool"
 READY = Path("/tmp/ready")  # fresh while the participant is ready: the container's health check looks at its age
 WATCH_SECONDS = 5.0
 START_WATCH_SECONDS = 0.5
@@ -212,6 +214,7 @@ def main() -> int:
     except (KitError, ValueError) as error:
         print(f"node: {error}", file=sys.stderr)
         return 2
+    os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
     os.environ.update({name: value for name, value in DEAD_CLIENT.items() if name not in os.environ})
     return Node(kit).run()
 

@@ -35,6 +35,8 @@ class JobOptions:
         dataset: what the shards hold, for the run's config: `cifar10`, `synthetic`, or `auto` before anybody looked.
         streamed_to_server: metrics go through the server to W&B.
         streamed_to_clients: each site sends its own metrics to W&B.
+        wait_seconds: how long the job's end waits until W&B has every metric; the rest is delivered later.
+        log_model: keep the final global model as a W&B artifact too.
     """
 
     rounds: int = 8
@@ -48,6 +50,8 @@ class JobOptions:
     dataset: str = "auto"
     streamed_to_server: bool = True
     streamed_to_clients: bool = False
+    wait_seconds: float = 30.0
+    log_model: bool = False
 
     def __post_init__(self) -> None:
         _whole("rounds", self.rounds, 1, 10_000)
@@ -56,6 +60,10 @@ class JobOptions:
         _whole("sites", self.sites, 1, MAX_SITES)
         _whole("seed", self.seed, 0, 2**31 - 1)
         _positive("lr", self.lr)
+        if not 0 <= self.wait_seconds <= 3600:
+            raise OptionError(f"wait_seconds must be a number from 0 to 3600, not {self.wait_seconds}")
+        if self.streamed_to_clients and self.log_model:
+            raise OptionError("log_model needs the key on the server: it goes with streaming through the server")
         if self.alpha is not None:
             _positive("alpha", self.alpha)
         _one_of("network", self.network, NETWORKS)
@@ -101,9 +109,14 @@ HELP = {
     "dataset": "what the shards hold (recorded in the run's config)",
     "streamed_to_server": "metrics go through the server to W&B",
     "streamed_to_clients": "each site sends its own metrics to W&B",
+    "wait_seconds": "how long the job's end waits until W&B has every metric",
+    "log_model": "keep the final global model as a W&B artifact too",
 }
 ALIASES = {"rounds": ["--num_rounds"], "sites": ["--n_clients"]}  # the upstream example's names
-NUMBERS = {"rounds": int, "local_epochs": int, "batch_size": int, "lr": float, "alpha": float, "sites": int, "seed": int}
+NUMBERS = {
+    **dict.fromkeys(("rounds", "local_epochs", "batch_size", "sites", "seed"), int),
+    **dict.fromkeys(("lr", "alpha", "wait_seconds"), float),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +156,10 @@ def from_variables(variables: dict[str, str]) -> JobOptions:
                 values[field.name] = NUMBERS[field.name](text)
             except ValueError:
                 raise OptionError(f"{field.name.upper()}={text} is not a number ({HELP[field.name]})") from None
+        elif isinstance(field.default, bool):
+            if text not in ("yes", "no"):
+                raise OptionError(f"{field.name.upper()} must be yes or no, not {text!r}")
+            values[field.name] = text == "yes"
         else:
             values[field.name] = text
     return JobOptions(**values)  # type: ignore[arg-type]

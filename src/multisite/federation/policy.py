@@ -20,8 +20,9 @@ OUR_COMPONENTS = (
     "multisite.federation.lifecycle.NodeWatch",
     "multisite.federation.persistor.SafetensorsPersistor",
     "multisite.federation.progress.RoundReporter",
+    "multisite.tracking.agent.TrackingAgent",
     "multisite.tracking.receiver.WandbReceiver",
-    "multisite.tracking.status.TrackingStatusCollector",
+    "multisite.tracking.recorder.MetricsRecorder",
 )
 JOB_STORE = "/workspace/jobs"
 SNAPSHOTS = "/workspace/snapshots"
@@ -55,7 +56,10 @@ class SitePolicyBuilder(Builder):
         local = Path(ctx.get_local_dir(participant))
         resources = _read(local / f"{RESOURCES}.default")
         resources["class_allow_list"] = [*resources["class_allow_list"], *OUR_COMPONENTS]
-        resources["components"].append({"id": "node_watch", "path": "multisite.federation.lifecycle.NodeWatch"})
+        resources["components"] += [
+            {"id": "node_watch", "path": "multisite.federation.lifecycle.NodeWatch"},
+            {"id": "tracking_agent", "path": "multisite.tracking.agent.TrackingAgent"},
+        ]
         _save(local / RESOURCES, _server_resources(resources) if "servers" in resources else resources)
         authorization = _read(local / f"{AUTHORIZATION}.default")
         authorization["permissions"]["project_admin"] = PROJECT_ADMIN_RIGHTS

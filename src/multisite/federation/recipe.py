@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.client.config import ExchangeFormat
@@ -14,10 +13,10 @@ from nvflare.recipe.fedavg import FedAvgRecipe
 from multisite.cifar10.partition import Partition
 from multisite.federation.controller import EvaluatedFedAvg
 from multisite.federation.options import JobOptions
-from multisite.federation.persistor import SafetensorsPersistor
+from multisite.federation.persistor import GLOBAL_MODEL, SafetensorsPersistor
 from multisite.federation.progress import RoundReporter
 from multisite.tracking.receiver import WandbReceiver
-from multisite.tracking.status import TrackingStatusCollector
+from multisite.tracking.recorder import MetricsRecorder
 
 NAME = "cifar10_fedavg"
 PROJECT = "multisite-cifar10"
@@ -53,10 +52,10 @@ class Cifar10Recipe(FedAvgRecipe):
         )
         self._job.job.set_app_packages(["multisite"])  # in every image: not to be copied into the job
         self._job.to_server(RoundReporter(rounds=options.rounds), id="round_reporter")
-        self._job.to_server(TrackingStatusCollector(), id="tracking_status")
         self.add_server_config({"server": {"task_request_interval": TASK_PERIOD}})
-        if options.streamed_to_server:
-            self._job.to_server(WandbReceiver(_wandb_args(options), AXES), id="wandb_receiver")
+        wandb_args = _wandb_args(options) if options.streamed_to_server else None
+        receiver = WandbReceiver(wandb_args, AXES, options.wait_seconds, GLOBAL_MODEL if options.log_model else "")
+        self._job.to_server(receiver, id="wandb_receiver")
 
     def _prepare_client_apps(self) -> None:
         """The client's part: the script by its place in the image, not shipped with the job."""
@@ -68,9 +67,8 @@ class Cifar10Recipe(FedAvgRecipe):
             server_expected_format=ExchangeFormat.NUMPY,
         )
         self._job.to_clients(executor, tasks=["*"])
-        if self.options.streamed_to_clients:
-            receiver = WandbReceiver(_wandb_args(self.options), AXES, events=[ANALYTIC_EVENT_TYPE])
-            self._job.to_clients(receiver, id="wandb_receiver")
+        wandb_args = _wandb_args(self.options) if self.options.streamed_to_clients else None
+        self._job.to_clients(MetricsRecorder(self.options.streamed_to_server, wandb_args, AXES), id="metrics_recorder")
 
     def _create_controller(self, persistor_id: str, model_params: object, model_aggregator: object) -> FedAvg:
         return EvaluatedFedAvg(

@@ -16,6 +16,7 @@ from multisite.federation.options import JobOptions
 from multisite.federation.policy import OUR_COMPONENTS
 from multisite.federation.progress import RESULTS
 from multisite.federation.recipe import NAME, Cifar10Recipe
+from multisite.tracking.spool import ROOT_VARIABLE
 
 
 def site_names(count: int) -> list[str]:
@@ -48,7 +49,7 @@ def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
     """
     workspace = workspace.resolve()
     os.environ[DATA] = str(data.resolve() / "{site}")
-    os.environ.setdefault("WANDB_DIR", str(workspace / "wandb"))
+    os.environ.setdefault(ROOT_VARIABLE, str(workspace / "spool"))
     _allow_our_components(workspace / NAME)
     recipe = Cifar10Recipe(options)
     run = recipe.execute(SimEnv(clients=site_names(options.sites), workspace_root=str(workspace)))

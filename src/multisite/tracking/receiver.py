@@ -1,105 +1,165 @@
-"""NVFlare's analytics events -> W&B runs. On the server it hears every site; on a site, that site alone."""
+"""On the server: a job's metrics, from the first round to the account at its end."""
 
 from __future__ import annotations
 
-import os
+import shutil
+import statistics
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.analytix import AnalyticsData, AnalyticsDataType, LogWriterName
-from nvflare.apis.dxo import from_shareable
-from nvflare.apis.fl_constant import EventScope, FLContextKey, ProcessType
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
-from nvflare.app_common.widgets.streaming import AnalyticsReceiver
+from nvflare.app_common.app_constant import AppConstants
+from nvflare.app_common.app_event_type import AppEventType
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
+from nvflare.widgets.info_collector import InfoCollector
+from nvflare.widgets.widget import Widget
 
-from multisite.tracking.key import SECRET
-from multisite.tracking.runs import JobRuns
-from multisite.tracking.status import STATUS_EVENT
+from multisite.tracking.delivery import Delivery
+from multisite.tracking.records import LogWriter, RecordRefused
+from multisite.tracking.spool import HOPELESS, SERVER, Job, Spool, root, save_json
 
-NUMBERS = (AnalyticsDataType.METRIC, AnalyticsDataType.PARAMETER)
-GROUPS = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
+STATS_GROUP = "tracking"
+FILE = "tracking.json"
+WAIT_SECONDS = 30.0
+CLOSE_SECONDS = 10.0
+POLL_SECONDS = 0.1
 
 
-class WandbReceiver(AnalyticsReceiver):
-    """Streams metrics logged with `WandBWriter` to W&B, one run a site, from one process.
+class WandbReceiver(Widget):
+    """Says how a job's metrics go to W&B, adds the server's own, and keeps the job's account.
 
-    Beside NVFlare's own `WandBReceiver`: rows keep their own x axes, so none is dropped for its step; a site that joins late gets
-    its run when it first logs; the key comes from a file and reaches no environment; without a usable key the runs are kept
-    offline, and the job's status says so.
+    Beside NVFlare's own `WandBReceiver`: it hears no events. Records arrive through the tracking agents, which outlive the job.
+    The server's own run has, a row a round: the mean over the sites of every number that they report with their model, how many
+    took part, and when the model was the best so far.
     """
 
     def __init__(
         self,
-        wandb_args: dict[str, Any],
+        wandb_args: dict[str, Any] | None = None,
         axes: dict[str, str] | None = None,
-        events: list[str] | None = None,
-        key_file: str = str(SECRET),
+        wait_seconds: float = WAIT_SECONDS,
+        artifact: str = "",
     ) -> None:
         """
         Args:
             wandb_args: arguments of `wandb.init`: project, name, job_type, tags, notes, config. WANDB_PROJECT, WANDB_ENTITY and
-                WANDB_TAGS in the environment of the server (or the site) come first: that is the operator's say.
+                WANDB_TAGS in the server's environment come first: that is the operator's say. None: the sites deliver.
             axes: metric pattern -> x axis other than `step`.
-            events: events to hear; default: local and federated analytics.
-            key_file: file that holds the API key.
+            wait_seconds: how long the end of the job waits until everything is delivered.
+            artifact: pattern of the final global model's file in the job's folder; it becomes an artifact of the server's run.
         """
-        super().__init__(events=events)
+        super().__init__()
         self.wandb_args = wandb_args
-        self.axes = axes or {}
-        self.key_file = key_file
-        self._runs: JobRuns | None = None
+        self.axes = {"round": "round", "global/*": "round", "sites/*": "round", **(axes or {})}
+        self.wait_seconds = wait_seconds
+        self.artifact = artifact
+        self._job: Job | None = None
+        self._log: LogWriter | None = None
+        self._own_delivery: Delivery | None = None
+        self._lock = threading.Lock()
+        self._round = 0
+        self._reports: dict[str, dict[str, float]] = {}
+        self._sites: list[str] = []
+        self._run_folder = Path()
 
-    def initialize(self, fl_ctx: FLContext) -> None:
-        """Reads the key; runs are opened when a site first logs."""
-        self._runs = JobRuns(fl_ctx.get_job_id(), _with_operator_settings(self.wandb_args), self.axes, Path(self.key_file))
-        status = self._runs.status
-        if status.mode == "offline":
-            self.logger.warning(f"W&B: {status.reason}; metrics are kept offline in {status.folder}")
-        self._report(fl_ctx)
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """NVFlare's event seam."""
+        if event_type == EventType.START_RUN:
+            self._start(fl_ctx)
+        elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
+            self._collect(fl_ctx)
+        elif event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:
+            self._record({"global/best_round": int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, self._round)), "round": self._round})
+        elif event_type == InfoCollector.EVENT_TYPE_GET_STATS and self._job is not None:
+            fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR).set_info(STATS_GROUP, self._job.report())
+        elif event_type == EventType.END_RUN and self._job is not None:
+            self._end()
 
-    def save(self, fl_ctx: FLContext, shareable: Shareable, record_origin: str) -> None:
-        """Logs one analytics record of the site `record_origin`."""
-        data = AnalyticsData.from_dxo(from_shareable(shareable), receiver=LogWriterName.WANDB)
-        if data is None or self._runs is None:
+    def _start(self, fl_ctx: FLContext) -> None:
+        engine = fl_ctx.get_engine()
+        spool = Spool(root(engine.get_workspace().get_root_dir()))
+        self._job = spool.job(fl_ctx.get_job_id())
+        self._run_folder = Path(engine.get_workspace().get_run_dir(fl_ctx.get_job_id()))
+        self._sites = [client.name for client in engine.get_clients()]
+        try:
+            self._own_delivery = Delivery(spool)  # no agent runs here (the simulator, say): this job delivers for itself
+            self._own_delivery.start()
+        except BlockingIOError:
+            self._own_delivery = None
+        if self.wandb_args is None:
             return
-        before = (self._runs.status.mode, len(self._runs.status.runs))
-        if data.data_type in NUMBERS:
-            self._runs.log(record_origin, {data.tag: data.value}, data.step)
-        elif data.data_type in GROUPS:
-            self._runs.log(record_origin, data.value, data.step)
-        # A site's report at the end of the run would reach the server too late: one follows whatever has no step, as rounds have.
-        if data.step is None or (self._runs.status.mode, len(self._runs.status.runs)) != before:
-            self._report(fl_ctx)
+        try:
+            self._log = LogWriter(self._job.origin(SERVER).log)
+            artifact = str(self._job.folder / "model.safetensors") if self.artifact else ""
+            settings = {"wandb": self.wandb_args, "axes": self.axes, "owner": SERVER, "artifact": artifact}
+            save_json(self._job.settings_file, settings)
+        except (OSError, RecordRefused) as error:
+            self.logger.error(f"the metrics of this job have no place: {error}; next: free space on the server's volume")
 
-    def finalize(self, fl_ctx: FLContext) -> None:
-        """Ends the runs, within a bounded time."""
-        if self._runs is not None:
-            self._runs.finish()
-            status = self._runs.status
-            self.logger.info(f"W&B: {status.rows} rows of {len(status.runs)} runs, {status.mode}")
-            self._report(fl_ctx)
+    def _collect(self, fl_ctx: FLContext) -> None:
+        result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
+        if result is None or result.get_return_code() != "OK":
+            return
+        round_ = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0))
+        metrics = FLModelUtils.from_shareable(result).metrics or {}
+        with self._lock:
+            if round_ != self._round:
+                self._flush()
+                self._round = round_
+            site = fl_ctx.get_peer_context().get_identity_name()
+            self._reports[site] = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
 
-    def _report(self, fl_ctx: FLContext) -> None:
-        """Tells the job's status collector, which is on the server, where the metrics go."""
-        assert self._runs is not None
-        on_server = fl_ctx.get_process_type() == ProcessType.SERVER_JOB
-        message = Shareable()
-        message.update({"status": self._runs.status.as_dict(), "writer": "server" if on_server else fl_ctx.get_identity_name()})
-        with fl_ctx.get_engine().new_context() as context:
-            if on_server:
-                context.set_prop(FLContextKey.EVENT_DATA, message, private=True, sticky=False)
-                context.set_prop(FLContextKey.EVENT_SCOPE, EventScope.LOCAL, private=True, sticky=False)
-                self.fire_event(STATUS_EVENT, context)
-            else:
-                self.fire_fed_event(STATUS_EVENT, message, context)
+    def _flush(self) -> None:
+        """The row of the round that has ended: the global model that it began with, as the sites measured it."""
+        reports, self._reports = self._reports, {}
+        if not reports:
+            return
+        row: dict[str, Any] = {"round": self._round, "sites/reported": len(reports)}
+        for name in sorted({name for report in reports.values() for name in report}):
+            row[f"global/{name}"] = statistics.fmean(report[name] for report in reports.values() if name in report)
+        row |= {f"sites/{site}": 1 for site in reports}
+        self._record(row)
 
+    def _record(self, row: dict[str, Any]) -> None:
+        if self._log is None:
+            return
+        try:
+            self._log.log(row, None)
+        except RecordRefused as refused:
+            self.logger.error(f"the server's own metrics are refused: {refused}")
 
-def _with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
-    settings = dict(wandb_args)
-    for name in ("project", "entity"):
-        if value := os.environ.get(f"WANDB_{name.upper()}", "").strip():
-            settings[name] = value
-    if tags := [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]:
-        settings["tags"] = tags
-    return settings
+    def _end(self) -> None:
+        assert self._job is not None
+        with self._lock:
+            self._flush()
+        self._keep_model()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        report = self._wait()
+        if self._own_delivery is not None:
+            self._own_delivery.stop()
+        save_json(self._run_folder / "metrics" / FILE, report)
+        delivered = sum(site["delivered"] for site in report["sites"].values())
+        self.logger.info(f"W&B: {delivered} records delivered, {report['pending']} pending {report['reason']}".rstrip())
+
+    def _keep_model(self) -> None:
+        model = next(iter(sorted(self._run_folder.rglob(self.artifact))), None) if self.artifact else None
+        if model is not None and self._job is not None:
+            shutil.copyfile(model, self._job.folder / "model.safetensors")
+
+    def _wait(self) -> dict[str, Any]:
+        """The account, as soon as it is complete and nothing is pending, or at the end of the time."""
+        assert self._job is not None
+        started = time.monotonic()
+        while True:
+            report = self._job.report()
+            waited = time.monotonic() - started
+            closed = all(report["sites"].get(site, {}).get("closed") for site in self._sites)
+            if closed or waited > CLOSE_SECONDS:
+                if (closed and not report["pending"]) or report["state"] in HOPELESS or waited > self.wait_seconds:
+                    return report
+            time.sleep(POLL_SECONDS)

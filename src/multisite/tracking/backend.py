@@ -1,0 +1,186 @@
+"""Weights & Biases, as the writer sees it: runs that can be continued, and the backend's own count of their rows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from multisite.tracking.records import Record
+from multisite.tracking.spool import Account
+
+STEP = "step"
+API_SECONDS = 20
+INIT_SECONDS = 20
+FINISH_SECONDS = 25
+TRANSMIT_SECONDS = 5.0
+RESERVED = ("_step", "_timestamp", "_runtime", "_wandb")
+# No console capture, no machine statistics, no code, no reports to a third party; the record log is the only journal.
+ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # read before any run's settings
+QUIET: dict[str, Any] = {
+    "console": "off",
+    "silent": True,
+    "disable_git": True,
+    "disable_code": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "x_skip_transaction_log": True,
+    "init_timeout": INIT_SECONDS,
+    "finish_timeout": FINISH_SECONDS,
+}
+
+
+class Refusal(Exception):
+    """The backend did not do what it was asked. `state`: `refused` (the key), `unreachable`, or `connecting` (try again)."""
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+
+
+def run_id(job_id: str, site: str) -> str:
+    """The W&B run of one site in one job: always the same."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", f"{job_id}-{site}")
+    return plain if len(plain) <= 64 and "." not in site else hashlib.sha256(f"{job_id}/{site}".encode()).hexdigest()[:32]
+
+
+def with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
+    """`wandb_args`, with what the operator set in the environment instead: WANDB_PROJECT, WANDB_ENTITY, WANDB_TAGS."""
+    settings = dict(wandb_args)
+    for name in ("project", "entity"):
+        if value := os.environ.get(f"WANDB_{name.upper()}", "").strip():
+            settings[name] = value
+    if tags := [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]:
+        settings["tags"] = tags
+    return settings
+
+
+class Run:
+    """One W&B run, open."""
+
+    def __init__(self, run: wandb.Run) -> None:
+        self._run = run
+        self.id: str = run.id
+
+    def log(self, record: Record) -> None:
+        """Adds one history row."""
+        row = {(f"metrics/{name}" if name in RESERVED else name): value for name, value in record.metrics.items()}
+        if record.step is not None:
+            row[STEP] = record.step
+        row["_timestamp"] = record.time
+        self._run.log(row)
+
+    def add_model(self, path: Path, job_id: str) -> None:
+        """Uploads the final global model as an artifact of this run; waits FINISH_SECONDS at most."""
+        artifact = wandb.Artifact(f"model-{job_id}", type="model", metadata={"job_id": job_id})
+        artifact.add_file(str(path))
+        self._run.log_artifact(artifact).wait(timeout=FINISH_SECONDS)
+
+    def finish(self, account: Account, sent: int) -> None:
+        """Puts the account into the summary and ends the run; waits FINISH_SECONDS at most.
+
+        The summary travels behind the rows in one stream: where it has arrived, so have they.
+        """
+        told = {"logged": account.logged, "received": account.received, "delivered": sent, "refused": account.refused}
+        told["pending"] = max(0, account.logged - sent)
+        self._run.summary.update({f"records/{name}": value for name, value in told.items()})
+        self._run.finish()
+
+
+class Backend:
+    """One job's runs at the backend."""
+
+    def __init__(self, job_settings: dict[str, Any], job_id: str, key: str, folder: Path) -> None:
+        """Asks the backend who the key belongs to.
+
+        Args:
+            job_settings: of `job.json`: `wandb` (arguments of `wandb.init`), `axes` (metric pattern -> x axis other than `step`).
+            job_id: NVFlare's.
+            key: the API key.
+            folder: for the SDK's own files.
+
+        Raises:
+            Refusal: it does not answer, or refuses the key.
+        """
+        for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+            del os.environ[name]  # Compose passes unset ones as empty, which the SDK takes for values
+        os.environ.update(ENVIRONMENT)
+        self._job_id, self._key, self._folder = job_id, key, folder
+        self._settings = with_operator_settings(job_settings.get("wandb", {}))
+        self._axes: dict[str, str] = job_settings.get("axes", {})
+        self.url = os.environ.get("WANDB_BASE_URL", "").strip().rstrip("/")
+        self.host = self.url or "W&B"
+        folder.mkdir(parents=True, exist_ok=True)
+        overrides = {"base_url": self.url} if self.url else {}
+        try:
+            self._api = wandb.Api(overrides=overrides, timeout=API_SECONDS, api_key=key)
+            self.entity: str = self._settings.get("entity") or self._api.default_entity or ""
+        except Exception as error:  # the SDK raises a dozen kinds, ValidationError and TypeError among them
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: Exception) -> Refusal:
+        text = " ".join(str(error).split())[:200]
+        if re.search(
+            r"\b40[13]\b|not logged in|[Uu]nauthorized|[Aa]uthenticat|[Ff]orbidden|permission denied|[Ii]nvalid.{0,20}key", text
+        ):
+            return Refusal("refused", f"{self.host} refused the API key")
+        return Refusal("unreachable", f"{self.host} does not answer ({type(error).__name__}: {text})")
+
+    def rows(self, sites: Sequence[str]) -> dict[str, int]:
+        """The history rows that the backend has of each site's run, of those runs that it knows.
+
+        Raises:
+            Refusal: it does not answer.
+        """
+        by_id = {run_id(self._job_id, site): site for site in sites}
+        path = f"{self.entity}/{self._settings.get('project') or 'uncategorized'}"
+        try:
+            found = self._api.runs(path, filters={"name": {"$in": list(by_id)}}, per_page=100, include_sweeps=False, lazy=True)
+            return {by_id[run.id]: int(run.historyLineCount or 0) for run in found if run.id in by_id}
+        except ValueError as error:
+            if "not find project" in str(error):  # made with its first run
+                return {}
+            raise self._refusal(error) from None
+        except Exception as error:  # as above
+            raise self._refusal(error) from None
+
+    def open(self, site: str) -> Run:
+        """The run of `site`, new or continued.
+
+        Raises:
+            Refusal: the backend did not accept it.
+        """
+        name = self._settings.get("name") or "run"
+        arguments = {
+            **self._settings,
+            "id": run_id(self._job_id, site),
+            "resume": "allow",
+            "name": f"{site}-{name}",
+            "group": self._settings.get("group") or f"{name}-{self._job_id}",
+            "config": {**self._settings.get("config", {}), "job_id": self._job_id, "site": site},
+            "dir": str(self._folder),
+            "mode": "online",
+            "reinit": "create_new",
+            "settings": self._sdk_settings(),
+        }
+        try:
+            run = wandb.init(**arguments)
+            run.define_metric("*", step_metric=STEP)
+            for pattern, axis in self._axes.items():
+                run.define_metric(pattern, step_metric=axis)
+        except Exception as error:  # as above
+            raise self._refusal(error) from None
+        return Run(run)
+
+    def _sdk_settings(self) -> wandb.Settings:
+        interval = float(os.environ.get("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL") or TRANSMIT_SECONDS)
+        settings = {**QUIET, "api_key": self._key, "x_file_stream_transmit_interval": interval}
+        if self.url:
+            settings["base_url"] = self.url
+        return wandb.Settings(**settings)

@@ -1,0 +1,171 @@
+"""Keeps a W&B writer running for every job that has something to deliver, and frees what is delivered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from multisite.tracking.forwarder import DONE
+from multisite.tracking.key import SECRET, KeyProblem, read_key
+from multisite.tracking.records import LogWriter
+from multisite.tracking.spool import Job, Spool, load_json, save_json
+
+TICK_SECONDS = 0.5
+RESTART_SECONDS = (1.0, 30.0)
+PATIENCE_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
+KEEP_DAYS = 7.0
+SWEEP_SECONDS = 600.0
+DAY = 86_400.0
+
+logger = logging.getLogger("multisite.tracking")
+
+
+@dataclass
+class Writing:
+    """One job's writer."""
+
+    job: Job
+    process: subprocess.Popen[bytes] | None = None
+    not_before: float = 0.0
+    pause: float = RESTART_SECONDS[0]
+    asked: float = 0.0
+    patient_until: float = 0.0
+    size: int = -1
+    settled: bool = field(default=False)
+
+
+class Delivery:
+    """Delivers from one spool; one process a spool does."""
+
+    def __init__(self, spool: Spool, key_file: Path = SECRET) -> None:
+        """
+        Raises:
+            BlockingIOError: another process delivers from this spool.
+        """
+        self.spool = spool
+        self.key_file = key_file
+        self._lock = LogWriter(spool.agent_lock)
+        self._writings: dict[str, Writing] = {}
+        self._stopped = threading.Event()
+        self._swept = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True, name="wandb-delivery")
+
+    def start(self) -> None:
+        """Delivers from now on, in a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the writers. What they have not delivered stays."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        for writing in self._writings.values():
+            if writing.process is not None and writing.process.poll() is None:
+                writing.process.kill()
+                writing.process.wait()
+        self._lock.close()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(TICK_SECONDS):
+            try:
+                self.tick()
+            except Exception:  # the next tick may do better; a dead thread would not
+                logger.exception("delivery to W&B")
+
+    def tick(self) -> None:
+        """Starts a writer wherever one is due, and sweeps now and then."""
+        asked = self.spool.sync_requested()
+        for job in self.spool.jobs():
+            if not job.settings_file.exists():
+                continue
+            writing = self._writings.setdefault(
+                job.id, Writing(job, asked=asked, patient_until=time.monotonic() + PATIENCE_SECONDS)
+            )
+            if writing.asked != asked:
+                writing.asked, writing.not_before, writing.pause = asked, 0.0, RESTART_SECONDS[0]
+                writing.patient_until = time.monotonic() + PATIENCE_SECONDS
+            self._tend(writing)
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            sweep(self.spool)
+
+    def _tend(self, writing: Writing) -> None:
+        now = time.monotonic()
+        if not writing.job.is_over():
+            writing.patient_until = now + PATIENCE_SECONDS
+        if writing.process is not None:
+            code = writing.process.poll()
+            if code is None:
+                if now > writing.patient_until:
+                    writing.process.kill()
+                return
+            writing.process = None
+            writing.not_before = now + writing.pause
+            writing.pause = RESTART_SECONDS[0] if code == 0 else min(writing.pause * 2, RESTART_SECONDS[1])
+        if now < writing.not_before or now > writing.patient_until or not self._is_due(writing):
+            return
+        try:
+            read_key(self.key_file)
+        except KeyProblem as problem:
+            self._say_offline(writing.job, str(problem))
+            writing.not_before = now + 5.0
+            return
+        command = [sys.executable, "-m", "multisite.tracking.writer", str(writing.job.folder)]
+        writing.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=writing.job.folder, env=_environment())
+
+    def _is_due(self, writing: Writing) -> bool:
+        """Whether rows wait here that are not delivered. Looks into the logs only when one has grown."""
+        origins = writing.job.origins()
+        size = sum(origin.log.stat().st_size for origin in origins if origin.log.exists())
+        if size == writing.size and writing.settled:
+            return False
+        delivered = writing.job.delivered()
+        writing.settled = all(origin.rows() <= delivered.get(origin.name, 0) for origin in origins)
+        writing.size = size
+        return not writing.settled
+
+    def _say_offline(self, job: Job, reason: str) -> None:
+        told = load_json(job.writer_file)
+        if told.get("reason") != reason:
+            logger.warning("W&B: %s; metrics of job %s are kept in %s until there is one (make sync)", reason, job.id, job.folder)
+            save_json(job.writer_file, {**told, "state": "offline", "reason": reason})
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def keep_days() -> float:
+    """How long delivered records are kept: METRICS_KEEP_DAYS, or 7."""
+    return float(os.environ.get("METRICS_KEEP_DAYS") or KEEP_DAYS)
+
+
+def sweep(spool: Spool, now: float | None = None) -> list[str]:
+    """Deletes the jobs whose every record was delivered, and which nobody changed for `keep_days`.
+
+    Returns:
+        Their ids.
+    """
+    gone = []
+    for job in list(spool.jobs()):
+        origins = job.origins()
+        if not origins or not job.is_over():
+            continue
+        newest = max(path.stat().st_mtime for path in job.folder.rglob("*") if path.is_file())
+        if (now or time.time()) - newest < keep_days() * DAY:
+            continue
+        if job.settings:
+            delivered = all(account.closed and not account.pending for account in job.accounts().values())
+        else:
+            delivered = all((origin.folder / DONE).exists() for origin in origins)
+        if delivered:
+            shutil.rmtree(job.folder, ignore_errors=True)
+            gone.append(job.id)
+    return gone

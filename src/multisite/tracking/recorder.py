@@ -1,0 +1,164 @@
+"""On a site: every metric that the training script logs goes to the site's disk first."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from typing import Any
+
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType, LogWriterName
+from nvflare.apis.dxo import from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.widgets.widget import Widget
+
+from multisite.tracking import upstream
+from multisite.tracking.forwarder import ROUTE
+from multisite.tracking.records import LogWriter, RecordRefused, is_open
+from multisite.tracking.spool import Origin, Spool, root, save_json
+
+SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
+GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
+COMPLAIN_SECONDS = 30.0
+REOPEN_SECONDS = 5.0
+REFUSED_BYTES = 512
+
+
+class MetricsRecorder(Widget):
+    """Puts what `WandBWriter` (or any NVFlare analytics sender) logs into the site's record log, from where the tracking agent sends it.
+
+    With an in-process training script a metric is on the disk before `log` returns. A full disk costs metrics, which are counted
+    and said, and never the training.
+    """
+
+    def __init__(self, forward: bool = True, wandb_args: dict[str, Any] | None = None, axes: dict[str, str] | None = None) -> None:
+        """
+        Args:
+            forward: send the records to the server.
+            wandb_args: deliver them from this site, with these arguments of `wandb.init`.
+            axes: metric pattern -> x axis other than `step`; with `wandb_args`.
+        """
+        super().__init__()
+        self.forward = forward
+        self.wandb_args = wandb_args
+        self.axes = axes or {}
+        self._site = ""
+        self._origin: Origin | None = None
+        self._log: LogWriter | None = None
+        self._lock = threading.Lock()
+        self._refused = 0
+        self._complained = 0.0
+        self._opened = 0.0
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """NVFlare's event seam."""
+        if event_type == EventType.ABOUT_TO_START_RUN:
+            self._start(fl_ctx)
+        elif event_type == ANALYTIC_EVENT_TYPE:
+            self._take_event(fl_ctx)
+        elif event_type == EventType.END_RUN:
+            upstream.stop_recording(self._site)
+            if self._log is not None:
+                self._log.close()
+                self._log = None
+                self._origin = None
+
+    def _start(self, fl_ctx: FLContext) -> None:
+        spool = Spool(root(fl_ctx.get_engine().get_workspace().get_root_dir()))
+        self._site = fl_ctx.get_identity_name()
+        job = spool.job(fl_ctx.get_job_id())
+        self._origin = job.origin(self._site)
+        upstream.record_in_process(self._site, self._take)
+        try:
+            save_json(self._origin.folder / ROUTE, {"forwards": self.forward})
+            if self.wandb_args is not None:
+                save_json(job.settings_file, {"wandb": self.wandb_args, "axes": self.axes, "owner": self._site})
+            self._reserve_refused()
+        except OSError as error:
+            self.logger.error(f"the metrics of this job have no place: {self._origin.folder}: {error.strerror}; training goes on")
+        self._open()
+        if not is_open(spool.agent_lock):
+            self.logger.warning(f"no tracking agent runs here: metrics stay in {self._origin.folder} (docs/metrics.md)")
+
+    def _open(self) -> None:
+        assert self._origin is not None
+        self._opened = time.monotonic()
+        try:
+            self._log = LogWriter(self._origin.log)
+        except (OSError, RecordRefused) as error:
+            self._complain(str(error))
+
+    def _take_event(self, fl_ctx: FLContext) -> None:
+        data = AnalyticsData.from_dxo(from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA)), receiver=LogWriterName.WANDB)
+        if data is not None:
+            self._take(data.tag, data.value, data.data_type, {"global_step": data.step}, from_event=True)
+
+    def _take(self, key: str, value: Any, data_type: AnalyticsDataType, rest: dict[str, Any], from_event: bool = False) -> bool:
+        """Records one metric. What other writers log goes on to NVFlare's events, and is recorded from there."""
+        if not from_event and rest.get("writer") != LogWriterName.WANDB:
+            return False
+        if data_type in SINGLE:
+            metrics = {key: value}
+        elif data_type in GROUPED:
+            metrics = value
+        elif data_type == AnalyticsDataType.SCALARS:
+            metrics = {f"{key}/{name}": scalar for name, scalar in value.items()}
+        else:
+            return False
+        log = self._log
+        if log is None:
+            return self._retry(metrics, rest)
+        try:
+            log.log(metrics, rest.get("global_step"))
+        except RecordRefused as refused:
+            self._refuse(str(refused))
+        return True
+
+    def _retry(self, metrics: dict[str, Any], rest: dict[str, Any]) -> bool:
+        if self._origin is None:
+            return False  # the job has ended
+        if time.monotonic() - self._opened > REOPEN_SECONDS:
+            self._open()
+        if self._log is None:
+            self._refuse("the record log can't be opened")
+        else:
+            self._log.log(metrics, rest.get("global_step"))
+        return True
+
+    def _refuse(self, reason: str) -> None:
+        with self._lock:
+            self._refused += 1
+            self._save_refused()
+        self._complain(reason)
+
+    def _complain(self, reason: str) -> None:
+        if time.monotonic() - self._complained > COMPLAIN_SECONDS or not self._complained:
+            self._complained = time.monotonic()
+            self.logger.error(
+                f"metrics are refused on {self._site}: {reason}; {self._refused} so far. Training goes on. Next: free space on the spool's volume"
+            )
+
+    def _reserve_refused(self) -> None:
+        """Room for the count is taken while there is some: it is needed when there is none."""
+        assert self._origin is not None
+        if not self._origin.refused.exists():
+            self._origin.refused.write_text(_padded(0), encoding="utf-8")
+
+    def _save_refused(self) -> None:
+        if self._origin is None:
+            return
+        try:
+            descriptor = os.open(self._origin.refused, os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, _padded(self._refused).encode(), 0)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return  # the log has the count
+
+
+def _padded(count: int) -> str:
+    return json.dumps({"count": count}).ljust(REFUSED_BYTES)

@@ -1,0 +1,262 @@
+"""The record log: metrics of one site in one job, appended to one file, each before training goes on.
+
+A frame is `length, crc32` (two little-endian uint32) and that many bytes of JSON. The n-th frame of the file is record n of that
+site and job: its place is its identity, so a copy of the file's first bytes is a copy of the first records, and a resend can't add
+one twice. A file that ends in the middle of a frame (its writer was killed, the disk was full) is whole up to there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAGIC = b"multisite-records-1\n"
+HEAD = struct.Struct("<II")
+MAX_RECORD_BYTES = 1 << 20  # W&B drops longer lines
+
+
+class RecordRefused(Exception):
+    """A record was not accepted: no space, or it can't be one. The message says why; the log is as it was before."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One call of `log`.
+
+    Attributes:
+        time: seconds since the epoch, when it was logged.
+        step: as the training script gave it.
+        metrics: names and values.
+    """
+
+    time: float
+    step: int | None
+    metrics: Mapping[str, Any]
+
+
+def frame(payload: bytes) -> bytes:
+    """One frame."""
+    return HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and PyTorch scalars have `item()`; what has not is kept as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_plain, check_circular=False).encode
+
+
+def encode(record: Record) -> bytes:
+    """The payload of a record.
+
+    Raises:
+        RecordRefused: it can't be written as JSON, or is longer than MAX_RECORD_BYTES.
+    """
+    try:
+        payload = _encode([record.time, record.step, record.metrics]).encode()
+    except (TypeError, ValueError, RecursionError, RuntimeError) as error:
+        raise RecordRefused(f"the metrics can't be written as JSON ({error})") from None
+    if len(payload) > MAX_RECORD_BYTES:
+        raise RecordRefused(f"the record has {len(payload)} bytes; at most {MAX_RECORD_BYTES} are allowed")
+    return payload
+
+
+def decode(payload: bytes) -> Record:
+    """The record of a payload that `encode` made."""
+    time_, step, metrics = json.loads(payload)
+    return Record(time_, step, metrics)
+
+
+def whole_frames(data: bytes | memoryview) -> tuple[list[bytes], int]:
+    """Payloads of the frames at the start of `data` that are whole and undamaged, and how many bytes they take."""
+    payloads, at, end = [], 0, len(data)
+    while at + HEAD.size <= end:
+        length, checksum = HEAD.unpack_from(data, at)
+        stop = at + HEAD.size + length
+        if length > MAX_RECORD_BYTES or stop > end:
+            break
+        payload = bytes(data[at + HEAD.size : stop])
+        if zlib.crc32(payload) != checksum:
+            break
+        payloads.append(payload)
+        at = stop
+    return payloads, at
+
+
+class LogReader:
+    """Reads a record log from the start, or from where it stopped, while somebody else appends to it. Holds one batch in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = len(MAGIC)
+        self.rows = 0
+
+    @property
+    def unread(self) -> int:
+        """Bytes after what was read, a frame that is being written included."""
+        try:
+            return max(0, self.path.stat().st_size - self.offset)
+        except FileNotFoundError:
+            return 0
+
+    def read(self, max_bytes: int) -> list[bytes]:
+        """The payloads of the next whole frames, of about `max_bytes` together; at least one, if there is one."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                payloads, used = whole_frames(file.read(max_bytes))
+                if not payloads:
+                    file.seek(self.offset)
+                    payloads, used = whole_frames(file.read(HEAD.size + MAX_RECORD_BYTES))
+                    payloads, used = payloads[:1], HEAD.size + len(payloads[0]) if payloads else 0
+        except FileNotFoundError:
+            return []
+        self.offset += used
+        self.rows += len(payloads)
+        return payloads
+
+    def skip(self, rows: int) -> None:
+        """Reads on, without a result, until `rows` records lie behind."""
+        while self.rows < rows:
+            before = self.offset, self.rows
+            payloads = self.read(1 << 18)
+            if not payloads:
+                return
+            if self.rows > rows:
+                self.offset, self.rows = before
+                keep = payloads[: rows - before[1]]
+                self.offset += sum(HEAD.size + len(payload) for payload in keep)
+                self.rows += len(keep)
+
+    def count(self) -> int:
+        """Records in the log."""
+        while self.read(1 << 20):
+            pass
+        return self.rows
+
+
+class LogWriter:
+    """Appends to one record log. One process at a time has it open; the lock ends with the process, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Args:
+            path: made if absent; a torn frame at its end is cut off.
+
+        Raises:
+            BlockingIOError: another process has it open.
+            OSError: it can't be made.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._lock = threading.Lock()
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.size, self.rows = self._recover()
+        except OSError:
+            os.close(self._descriptor)
+            raise
+
+    def _recover(self) -> tuple[int, int]:
+        if os.fstat(self._descriptor).st_size < len(MAGIC):
+            os.ftruncate(self._descriptor, 0)
+            self._write(MAGIC, 0)
+            return len(MAGIC), 0
+        reader = LogReader(self.path)
+        reader.count()
+        os.ftruncate(self._descriptor, reader.offset)
+        return reader.offset, reader.rows
+
+    def _write(self, data: bytes, size: int) -> None:
+        """Writes all of `data` after `size` bytes, or leaves these alone.
+
+        Raises:
+            RecordRefused: the disk did not take it.
+        """
+        try:
+            written = os.write(self._descriptor, data)
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+        except OSError as error:
+            os.ftruncate(self._descriptor, size)
+            raise RecordRefused(f"{self.path}: {error.strerror}") from None
+
+    def append(self, payload: bytes) -> int:
+        """Adds one record and returns its number, from 1.
+
+        Raises:
+            RecordRefused: the disk did not take it; nothing was added.
+        """
+        data = frame(payload)
+        with self._lock:
+            self._write(data, self.size)
+            self.size += len(data)
+            self.rows += 1
+            return self.rows
+
+    def log(self, metrics: Mapping[str, Any], step: int | None) -> int:
+        """Adds a record of now and returns its number, from 1.
+
+        Raises:
+            RecordRefused: see `append` and `encode`.
+        """
+        return self.append(encode(Record(time.time(), step, metrics)))
+
+    def extend(self, offset: int, data: bytes) -> None:
+        """Adds what lies at `offset` in the log that this one is a copy of, and forces it to the disk.
+
+        Args:
+            offset: where `data` begins. What is here already is passed over; data that would leave a gap is ignored.
+            data: whole frames; a damaged one and what follows it are ignored.
+
+        Raises:
+            RecordRefused: the disk did not take it; nothing was added.
+        """
+        with self._lock:
+            if not offset <= self.size < offset + len(data):
+                return
+            payloads, used = whole_frames(memoryview(data)[self.size - offset :])
+            if not payloads:
+                return
+            self._write(data[self.size - offset : self.size - offset + used], self.size)
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError as error:
+                os.ftruncate(self._descriptor, self.size)
+                raise RecordRefused(f"{self.path}: {error.strerror}") from None
+            self.size += used
+            self.rows += len(payloads)
+
+    def close(self) -> None:
+        """Ends it: from now on `is_open` is false."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def is_open(path: Path) -> bool:
+    """Whether a living process has the log open for appending."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        if os.fstat(descriptor).st_size < len(MAGIC):
+            return True  # just made: its writer locks it before it writes
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
