@@ -142,8 +142,44 @@ def _create_run_files(call: Call) -> JsonObject:
     return {"createRunFiles": {"runID": f"run-{name}", "uploadHeaders": [], "files": files}}
 
 
+def _runs(call: Call) -> JsonObject:
+    """The public API's listing. Of its filters, only `{"name": {"$in": [...]}}` is known; another is an error."""
+    names = json.loads(call.variables.get("filters") or "{}")["name"]["$in"]
+    path = (call.entity, call.project)
+    found = [run for run in call.state.runs.values() if (run.entity, run.project) == path and run.name in names]
+    if not any((run.entity, run.project) == path for run in call.state.runs.values()):
+        return {"project": None}
+    edges = [{"node": _listed(run), "cursor": str(number)} for number, run in enumerate(found)]
+    page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+    return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": page}}
+
+
+def _listed(run: RunRecord) -> JsonObject:
+    return {
+        "id": f"run-{run.name}",
+        "projectId": "1",
+        "tags": run.tags,
+        "name": run.name,
+        "displayName": run.display_name,
+        "sweepName": None,
+        "state": "finished" if run.complete else "running",
+        "group": run.group,
+        "jobType": run.job_type,
+        "commit": None,
+        "readOnly": False,
+        "createdAt": "2026-01-01T00:00:00",
+        "heartbeatAt": "2026-01-01T00:00:00",
+        "description": None,
+        "notes": None,
+        "historyLineCount": len(run.history),
+        "user": {"name": "stub", "username": "stub"},
+    }
+
+
 RESOLVERS: dict[str, Callable[[Call], JsonObject]] = {
     "Viewer": _viewer,
+    "GetDefaultEntity": _viewer,
+    "Runs": _runs,
     "RunResumeStatus": _run_resume_status,
     "UpsertBucket": _upsert_bucket,
     "CreateRunFiles": _create_run_files,

@@ -141,6 +141,7 @@ class Backend:
         by_id = {run_id(self._job_id, site): site for site in sites}
         path = f"{self.entity}/{self._settings.get('project') or 'uncategorized'}"
         try:
+            self._api.flush()  # it remembers answers
             found = self._api.runs(path, filters={"name": {"$in": list(by_id)}}, per_page=100, include_sweeps=False, lazy=True)
             return {by_id[run.id]: int(run.historyLineCount or 0) for run in found if run.id in by_id}
         except ValueError as error:

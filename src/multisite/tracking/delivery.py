@@ -117,7 +117,7 @@ class Delivery:
             self._say_offline(writing.job, str(problem))
             writing.not_before = now + 5.0
             return
-        command = [sys.executable, "-m", "multisite.tracking.writer", str(writing.job.folder)]
+        command = [sys.executable, "-m", "multisite.tracking.writer", str(writing.job.folder), str(self.key_file)]
         writing.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=writing.job.folder, env=_environment())
 
     def _is_due(self, writing: Writing) -> bool:

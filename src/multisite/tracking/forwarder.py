@@ -138,7 +138,7 @@ class Forwarder:
             passage.reader = LogReader(passage.origin.log)
             while passage.reader.offset < size and passage.reader.read(min(BATCH_BYTES, size - passage.reader.offset)):
                 pass
-        if not news["closed"] or passage.reader.unread and passage.forwards:
+        if not news["closed"] or (passage.reader.unread and passage.forwards):
             return
         delivered = int(answer.get("delivered", 0)) if passage.forwards else int(news["delivered"])
         if delivered >= news["logged"]:

@@ -159,7 +159,7 @@ class WandbReceiver(Widget):
             report = self._job.report()
             waited = time.monotonic() - started
             closed = all(report["sites"].get(site, {}).get("closed") for site in self._sites)
-            if closed or waited > CLOSE_SECONDS:
-                if (closed and not report["pending"]) or report["state"] in HOPELESS or waited > self.wait_seconds:
-                    return report
+            settled = (closed and not report["pending"]) or report["state"] in HOPELESS or waited > self.wait_seconds
+            if settled and (closed or waited > CLOSE_SECONDS):
+                return report
             time.sleep(POLL_SECONDS)

@@ -1,6 +1,6 @@
 """The W&B writer: one process a job, which may die at any moment.
 
-    python -m multisite.tracking.writer JOB_FOLDER
+    python -m multisite.tracking.writer JOB_FOLDER [KEY_FILE]
 
 Row n of a site's log becomes line n of that site's W&B run, and the number of lines that the backend has is where the next writer
 goes on: nothing is sent twice, and "delivered" is the backend's own count. So every trouble has one cure: end, and start again.
@@ -212,15 +212,16 @@ class JobWriter:
 
 
 def main() -> int:
-    """Delivers the job in the folder that is the only argument, unless another process does."""
+    """Delivers one job, unless another process does."""
     folder = Path(sys.argv[1])
+    key_file = Path(sys.argv[2]) if len(sys.argv) > 2 else SECRET
     try:
         lock = LogWriter(folder / "writer.lock")
     except BlockingIOError:
         print(f"W&B: another process delivers job {folder.name}", file=sys.stderr)
         return EXIT_AGAIN
     try:
-        return JobWriter(folder).run()
+        return JobWriter(folder, key_file).run()
     except Refusal as refusal:
         print(f"W&B, job {folder.name}: {refusal}", file=sys.stderr)
         return EXIT_AGAIN
