@@ -40,7 +40,7 @@ def runs_of(state: BackendState, job_id: str) -> list[dict[str, object]]:
 
 def check_metrics(state: BackendState, job_id: str) -> None:
     """A run a site, with every round's evaluation and every round's training, exactly once."""
-    runs = runs_of(state, job_id)
+    runs = [run for run in runs_of(state, job_id) if not str(run["display_name"]).startswith("server-")]
     assert sorted(str(run["display_name"]).split("-cifar10")[0] for run in runs) == ["site-1", "site-2"]
     for run in runs:
         history = rows(run)
@@ -57,6 +57,28 @@ def test_metrics_arrive_through_the_server_authenticated_by_its_key(stack: Stack
         assert set(run["ips"]) <= stack.addresses("server")
     assert not state.unknown_ops
     assert not state.leaks
+
+
+def test_the_server_has_a_run_of_the_global_model_and_who_took_part(stack: Stack, through_server: Done) -> None:
+    (run,) = [
+        run for run in runs_of(stack.backend(), job_id_in(through_server.text)) if str(run["display_name"]).startswith("server-")
+    ]
+    by_round = [row for row in rows(run) if "sites/reported" in row]
+    assert [(row["round"], row["sites/reported"]) for row in by_round] == [(0, 2), (1, 2), (2, 2)]
+    assert all(0 <= row["global/accuracy"] <= 1 for row in by_round)
+
+
+def test_the_account_says_that_everything_was_delivered(stack: Stack, through_server: Done) -> None:
+    account = json.loads((stack.home / "results" / job_id_in(through_server.text) / "tracking.json").read_text(encoding="utf-8"))
+    assert set(account["sites"]) == {"server", "site-1", "site-2"}
+    for site, told in account["sites"].items():
+        (run,) = [
+            run for run in runs_of(stack.backend(), account["job_id"]) if str(run["display_name"]).startswith(f"{site}-cifar10")
+        ]
+        assert told["logged"] == told["received"] == told["delivered"] == len(rows(run)) > 0
+        assert run["summary"]["records/pending"] == 0  # type: ignore[index]
+    assert "records delivered, by the backend's count" in through_server.text
+    assert account["job_id"] in stack.make("status").text
 
 
 def test_the_results_hold_models_metrics_and_configuration(stack: Stack, through_server: Done) -> None:
@@ -161,12 +183,27 @@ def test_without_a_usable_key_the_job_completes_offline_and_says_so(stack: Stack
     finally:
         stack.write_key(KEY)
     assert done.code == 0, done.text
-    assert "W&B OFFLINE on server" in done.text
+    assert "records are not delivered" in done.text
+    assert "make sync" in done.text
     assert reason in done.text
     if key:
         assert key not in done.text
     assert len(stack.backend().runs()) == before
-    kept = stack.execute(
-        "server", "sh", "-c", f"find /workspace/wandb/{job_id_in(done.text)} -name 'offline-run-*' -type d | wc -l"
-    )
-    assert kept.text.strip() == "2"
+
+
+def test_make_sync_delivers_what_is_pending_once_there_is_a_key_and_can_be_repeated(stack: Stack) -> None:
+    stack.write_key(None)
+    try:
+        done = stack.submit(ROUNDS="1")
+    finally:
+        stack.write_key(KEY)
+    assert done.code == 0, done.text
+    job_id = job_id_in(done.text)
+    assert stack.make("sync").code == 1
+    assert stack.make("up").code == 0
+    for _ in range(2):
+        synced = stack.make("sync")
+        assert synced.code == 0, synced.text
+        for run in runs_of(stack.backend(), job_id):
+            assert not run["conflicts"]
+        assert len(runs_of(stack.backend(), job_id)) == 3

@@ -60,6 +60,10 @@ class JobOptions:
         _whole("sites", self.sites, 1, MAX_SITES)
         _whole("seed", self.seed, 0, 2**31 - 1)
         _positive("lr", self.lr)
+        if self.streamed_to_server and self.streamed_to_clients:
+            raise OptionError(
+                "a metric goes one way, or it would arrive twice: with --streamed_to_clients, give --no-streamed_to_server"
+            )
         if not 0 <= self.wait_seconds <= 3600:
             raise OptionError(f"wait_seconds must be a number from 0 to 3600, not {self.wait_seconds}")
         if self.streamed_to_clients and self.log_model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
@@ -16,7 +17,7 @@ from multisite.federation.options import JobOptions
 from multisite.federation.policy import OUR_COMPONENTS
 from multisite.federation.progress import RESULTS
 from multisite.federation.recipe import NAME, Cifar10Recipe
-from multisite.tracking.spool import ROOT_VARIABLE
+from multisite.tracking.spool import JOB_VARIABLE, ROOT_VARIABLE
 
 
 def site_names(count: int) -> list[str]:
@@ -50,6 +51,7 @@ def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
     workspace = workspace.resolve()
     os.environ[DATA] = str(data.resolve() / "{site}")
     os.environ.setdefault(ROOT_VARIABLE, str(workspace / "spool"))
+    os.environ[JOB_VARIABLE] = f"simulation-{uuid.uuid4().hex[:12]}"
     _allow_our_components(workspace / NAME)
     recipe = Cifar10Recipe(options)
     run = recipe.execute(SimEnv(clients=site_names(options.sites), workspace_root=str(workspace)))

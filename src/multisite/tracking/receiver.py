@@ -19,7 +19,7 @@ from nvflare.widgets.widget import Widget
 
 from multisite.tracking.delivery import Delivery
 from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import HOPELESS, SERVER, Job, Spool, root, save_json
+from multisite.tracking.spool import HOPELESS, SERVER, Job, Spool, job_name, root, save_json
 
 STATS_GROUP = "tracking"
 FILE = "tracking.json"
@@ -81,7 +81,7 @@ class WandbReceiver(Widget):
     def _start(self, fl_ctx: FLContext) -> None:
         engine = fl_ctx.get_engine()
         spool = Spool(root(engine.get_workspace().get_root_dir()))
-        self._job = spool.job(fl_ctx.get_job_id())
+        self._job = spool.job(job_name(fl_ctx.get_job_id()))
         self._run_folder = Path(engine.get_workspace().get_run_dir(fl_ctx.get_job_id()))
         self._sites = [client.name for client in engine.get_clients()]
         try:

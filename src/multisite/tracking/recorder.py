@@ -18,7 +18,7 @@ from nvflare.widgets.widget import Widget
 from multisite.tracking import upstream
 from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.records import LogWriter, RecordRefused, is_open
-from multisite.tracking.spool import Origin, Spool, root, save_json
+from multisite.tracking.spool import Origin, Spool, job_name, root, save_json
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
 GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
@@ -69,7 +69,7 @@ class MetricsRecorder(Widget):
     def _start(self, fl_ctx: FLContext) -> None:
         spool = Spool(root(fl_ctx.get_engine().get_workspace().get_root_dir()))
         self._site = fl_ctx.get_identity_name()
-        job = spool.job(fl_ctx.get_job_id())
+        job = spool.job(job_name(fl_ctx.get_job_id()))
         self._origin = job.origin(self._site)
         upstream.record_in_process(self._site, self._take)
         try:

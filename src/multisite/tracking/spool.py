@@ -23,6 +23,7 @@ from typing import Any
 from multisite.tracking.records import LogReader, is_open
 
 ROOT_VARIABLE = "MULTISITE_SPOOL"
+JOB_VARIABLE = "MULTISITE_JOB"
 SERVER = "server"
 HOPELESS = ("offline", "refused", "unreachable")  # states of a writer that nobody waits for
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -31,6 +32,11 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 def root(workspace: str | Path) -> Path:
     """The spool of this machine: MULTISITE_SPOOL, or `spool` in NVFlare's workspace."""
     return Path(os.environ.get(ROOT_VARIABLE) or Path(workspace) / "spool")
+
+
+def job_name(nvflare_id: str) -> str:
+    """The job's id here: NVFlare's, or MULTISITE_JOB, for the simulator calls every job the same."""
+    return os.environ.get(JOB_VARIABLE) or nvflare_id
 
 
 def save_json(path: Path, content: Any) -> None:

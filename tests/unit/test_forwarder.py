@@ -1,0 +1,182 @@
+"""From a site's spool to the server's: any message may be lost, answered twice or never, and either side may start again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multisite.tracking import forwarder
+from multisite.tracking.forwarder import DONE, ROUTE, Forwarder, Intake
+from multisite.tracking.records import LogWriter, RecordRefused
+from multisite.tracking.spool import Spool, save_json
+
+SITE = "site-1"
+
+
+class Federation:
+    """A site's spool and a server's, with a line between them that the test may cut."""
+
+    def __init__(self, folder: Path, forwards: bool = True) -> None:
+        self.site, self.server = Spool(folder / "site"), Spool(folder / "server")
+        self.job = self.site.job("job-1")
+        self.log = LogWriter(self.job.origin(SITE).log)
+        save_json(self.job.origin(SITE).folder / ROUTE, {"forwards": forwards})
+        self.intake = Intake(self.server)
+        self.forwarder = Forwarder(self.site, self.send)
+        self.lose_request = self.lose_answer = False
+        self.logged = 0
+
+    def send(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        if self.lose_request:
+            return None
+        answer = self.intake.take(SITE, message)
+        return None if self.lose_answer else answer
+
+    def log_some(self, count: int) -> None:
+        for _ in range(count):
+            self.log.log({"value": self.logged}, self.logged)
+            self.logged += 1
+
+    def restart_site(self) -> None:
+        self.forwarder = Forwarder(self.site, self.send)
+
+    def restart_server(self) -> None:
+        for log in self.intake._logs.values():
+            log.close()
+        self.intake = Intake(self.server)
+
+    def kill_job(self) -> None:
+        self.log.close()
+        self.log = LogWriter(self.job.origin(SITE).log)
+
+    def settle(self) -> None:
+        self.lose_request = self.lose_answer = False
+        for _ in range(200):
+            for passage in self.forwarder._passages.values():
+                passage.retry_at = min(passage.retry_at, 0.001)
+            self.forwarder.tick()
+            if self.server.job("job-1").origin(SITE).log.exists() and self.copy() == self.original():
+                return
+        raise AssertionError("the two logs do not become the same")
+
+    def copy(self) -> bytes:
+        return self.server.job("job-1").origin(SITE).log.read_bytes()
+
+    def original(self) -> bytes:
+        return self.job.origin(SITE).log.read_bytes()
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    return Federation(tmp_path)
+
+
+EVENTS = st.sampled_from(["log", "tick", "lose request", "lose answer", "heal", "restart site", "restart server", "kill job"])
+
+
+@given(events=st.lists(EVENTS, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_lost_or_starts_again_the_server_ends_with_every_record_once(
+    tmp_path_factory: pytest.TempPathFactory, events: list[str]
+) -> None:
+    federation = Federation(tmp_path_factory.mktemp("federation"))
+    actions = {
+        "log": lambda: federation.log_some(3),
+        "tick": lambda: federation.forwarder.tick(),
+        "lose request": lambda: setattr(federation, "lose_request", True),
+        "lose answer": lambda: setattr(federation, "lose_answer", True),
+        "heal": lambda: vars(federation).update(lose_request=False, lose_answer=False),
+        "restart site": federation.restart_site,
+        "restart server": federation.restart_server,
+        "kill job": federation.kill_job,
+    }
+    for event in events:
+        actions[event]()
+        for passage in federation.forwarder._passages.values():
+            passage.retry_at = min(passage.retry_at, 0.001)  # pauses are for people
+    federation.log_some(1)
+    federation.settle()
+    assert federation.server.job("job-1").origin(SITE).rows() == federation.logged
+
+
+def test_a_batch_is_bounded_so_memory_is(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarder, "BATCH_BYTES", 500)
+    sizes = []
+    send = federation.send
+    federation.forwarder = Forwarder(federation.site, lambda message: sizes.append(len(message["data"])) or send(message))
+    federation.log_some(200)
+    federation.settle()
+    assert max(sizes) <= 500
+
+
+def test_the_server_knows_the_account_of_a_site_that_delivers_itself(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, forwards=False)
+    federation.log_some(5)
+    save_json(federation.job.writer_file, {"state": "online", "runs": {SITE: {"delivered": 3}}})
+    federation.forwarder.tick()
+    account = federation.server.job("job-1").accounts()[SITE]
+    assert (account.logged, account.received, account.delivered, account.pending, account.closed) == (5, 5, 3, 2, False)
+    assert not federation.server.job("job-1").origin(SITE).log.exists()
+
+
+def test_a_full_disk_of_the_server_is_said_and_cured_by_space(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation.forwarder.tick()
+
+    def full(self: LogWriter, data: bytes, size: int) -> None:
+        raise RecordRefused("No space left on device")
+
+    federation.log_some(3)
+    real = LogWriter._write
+    monkeypatch.setattr(LogWriter, "_write", full)
+    federation.forwarder.tick()
+    assert "No space left on device" in caplog.text
+    monkeypatch.setattr(LogWriter, "_write", real)
+    federation.settle()
+
+
+def test_a_closed_log_is_done_only_when_its_last_row_is_delivered(federation: Federation) -> None:
+    federation.log_some(2)
+    federation.settle()
+    federation.log.close()
+    done = federation.job.origin(SITE).folder / DONE
+    tick(federation)
+    assert not done.exists()
+    save_json(federation.server.job("job-1").writer_file, {"runs": {SITE: {"delivered": 2}}})
+    tick(federation)
+    assert done.exists()
+    assert federation.server.job("job-1").accounts()[SITE].closed
+    assert not federation.forwarder.tick()
+
+
+def tick(federation: Federation) -> None:
+    for _ in range(3):
+        for passage in federation.forwarder._passages.values():
+            passage.retry_at = min(passage.retry_at, 0.001)
+        federation.forwarder.tick()
+
+
+@pytest.mark.parametrize("site", ["", "server", "../site-2", "a/b"])
+def test_a_name_that_is_no_site_is_refused(federation: Federation, site: str) -> None:
+    answer = federation.intake.take(site, {"job": "job-1", "offset": 0, "data": b"", "forwards": True})
+    assert "error" in answer
+    assert not list(federation.server.root.rglob("records.log"))
+
+
+@pytest.mark.parametrize("message", [{}, {"job": "../../etc"}, {"job": "job-1"}, {"job": "job-1", "forwards": True, "logged": "many"}])
+def test_a_malformed_message_is_answered_with_what_is_wrong(federation: Federation, message: dict[str, Any]) -> None:
+    assert "error" in federation.intake.take(SITE, message)
+
+
+def test_one_site_can_not_write_into_the_log_of_another(federation: Federation) -> None:
+    federation.log_some(1)
+    federation.settle()
+    before = federation.copy()
+    message = {"job": "job-1", "offset": 20, "data": before[20:], "logged": 9, "refused": 0, "closed": False}
+    federation.intake.take("site-2", {**message, "forwards": True, "delivered": 0, "state": "", "reason": ""})
+    assert federation.copy() == before
