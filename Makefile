@@ -3,7 +3,7 @@
 CONSOLE = PYTHONPATH=src python3 -m multisite.console
 
 .DEFAULT_GOAL = help
-.PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast
+.PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast test-faults
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -49,6 +49,9 @@ check: ## lint, format and types, in the test image
 
 test-fast: ## unit and simulator tests, in the test image
 	@docker/test.sh fast
+
+test-faults: ## every fault that metrics must survive, both ways of streaming (about 40 minutes)
+	@docker/test.sh faults
 
 test: ## set up everything and run every test: unit, simulator, e2e
 	@docker/test.sh all

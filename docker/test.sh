@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests:  docker/test.sh check|fast|e2e|all    (all sets up everything; CI calls it)
+# The tests:  docker/test.sh check|fast|e2e|faults|all    (all sets up everything; CI calls it)
 #   CIFAR10_DIR   a local copy of CIFAR-10; a `shared/data` folder beside the project is found by itself
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +26,7 @@ e2e() {
 case "${1:-}" in
 check | fast) images; "$1" ;;
 e2e) images; e2e ;;
+faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_7_faults.py ;;
 all) images; check; fast; e2e ;;
-*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|e2e|all" >&2; exit 2 ;;
+*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|e2e|faults|all" >&2; exit 2 ;;
 esac

@@ -168,7 +168,9 @@ def test_a_name_that_is_no_site_is_refused(federation: Federation, site: str) ->
     assert not list(federation.server.root.rglob("records.log"))
 
 
-@pytest.mark.parametrize("message", [{}, {"job": "../../etc"}, {"job": "job-1"}, {"job": "job-1", "forwards": True, "logged": "many"}])
+@pytest.mark.parametrize(
+    "message", [{}, {"job": "../../etc"}, {"job": "job-1"}, {"job": "job-1", "forwards": True, "logged": "many"}]
+)
 def test_a_malformed_message_is_answered_with_what_is_wrong(federation: Federation, message: dict[str, Any]) -> None:
     assert "error" in federation.intake.take(SITE, message)
 

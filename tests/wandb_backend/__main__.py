@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _stop)
     with WandbBackend((args.bind, args.port), keys) as backend:
         print(f"listening on {backend.url} with {len(keys)} key(s)", flush=True)
-        backend.serve_forever()
+        backend.serve_with_refusals()
     return 0
 
 

@@ -14,7 +14,8 @@ class Faults:
     """``graphql``, ``file_stream``, ``storage``: the HTTP status that such requests get instead of an answer.
 
     ``delay`` seconds pass before any answer. With ``drop`` a request is taken in but its answer is lost, so a
-    client has to send it again. All of it holds until the next order; an empty order clears it.
+    client has to send it again. All of it holds until the next order; an empty order clears it. ``refuse`` seconds long
+    nothing listens at the port.
     """
 
     graphql: int = 0
@@ -22,6 +23,7 @@ class Faults:
     storage: int = 0
     delay: float = 0.0
     drop: bool = False
+    refuse: float = 0.0
 
     @classmethod
     def from_json(cls, order: JsonObject) -> Faults:
@@ -35,7 +37,10 @@ class Faults:
         delay = float(order.get("delay") or 0)
         if not 0 <= delay <= MAX_DELAY_S:
             raise ValueError(f"a delay lies between 0 and {MAX_DELAY_S:.0f} seconds")
-        return cls(**statuses, delay=delay, drop=bool(order.get("drop")))
+        refuse = float(order.get("refuse") or 0)
+        if not 0 <= refuse <= MAX_DELAY_S:
+            raise ValueError(f"a refusal lasts between 0 and {MAX_DELAY_S:.0f} seconds")
+        return cls(**statuses, delay=delay, drop=bool(order.get("drop")), refuse=refuse)
 
     def status_for(self, kind: str) -> int:
         """The injected status for a kind of request, or 0."""

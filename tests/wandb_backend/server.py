@@ -59,6 +59,18 @@ class WandbBackend(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.state = State()
         self.faults = Faults()
+        self.closed = False
+
+    def serve_with_refusals(self) -> None:
+        """Serve for ever; where a fault says so, close the port for that time and open it again, with everything recorded."""
+        backend = self
+        while True:
+            backend.serve_forever(poll_interval=0.1)
+            backend.server_close()
+            time.sleep(backend.faults.refuse)
+            successor = WandbBackend(backend.server_address[:2], backend.keys)  # type: ignore[arg-type]
+            successor.state = backend.state
+            backend = successor
 
     @property
     def url(self) -> str:
@@ -89,6 +101,9 @@ class WandbBackend(ThreadingHTTPServer):
                 case "POST", "fault":
                     try:
                         self.faults = Faults.from_json(json.loads(body or b"{}"))
+                        if self.faults.refuse:
+                            self.closed = True
+                            threading.Thread(target=self.shutdown, daemon=True).start()
                     except BAD_BODY as error:
                         return HTTPStatus.BAD_REQUEST, {"error": str(error)}
                     return HTTPStatus.OK, {"ok": True}
@@ -166,6 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if path.startswith(CONTROL_PREFIX):
             self._reply(*self.backend.control(self.command, path.removeprefix(CONTROL_PREFIX), body))
+            return
+        if self.backend.closed:  # a connection from before
+            self.close_connection = True
             return
         time.sleep(self.backend.faults.delay)
         status, reply = self.backend.serve_api(*self._api_request(path, body))

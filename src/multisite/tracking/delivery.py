@@ -32,7 +32,7 @@ class Writing:
     """One job's writer."""
 
     job: Job
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[str] | None = None
     not_before: float = 0.0
     pause: float = RESTART_SECONDS[0]
     asked: float = 0.0
@@ -118,7 +118,10 @@ class Delivery:
             writing.not_before = now + 5.0
             return
         command = [sys.executable, "-m", "multisite.tracking.writer", str(writing.job.folder), str(self.key_file)]
-        writing.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=writing.job.folder, env=_environment())
+        writing.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=writing.job.folder, text=True
+        )
+        threading.Thread(target=_pass_on, args=(writing.process,), daemon=True, name=f"writer-{writing.job.id}").start()
 
     def _is_due(self, writing: Writing) -> bool:
         """Whether rows wait here that are not delivered. Looks into the logs only when one has grown."""
@@ -138,8 +141,12 @@ class Delivery:
             save_json(job.writer_file, {**told, "state": "offline", "reason": reason})
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+def _pass_on(process: subprocess.Popen[str]) -> None:
+    """The writer's lines, into this process's log."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip():
+            logger.info("%s", line.rstrip())
 
 
 def keep_days() -> float:

@@ -1,0 +1,165 @@
+"""A third-party job that logs metrics: its folder, its submission, and what must arrive."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.drill.script import expected
+from tests.e2e.stack import Stack
+from tests.wandb_backend.client import BackendState, rows
+
+WANDB = {"project": "drill", "name": "drill"}
+SUBMIT = """
+import sys, contextlib
+from multisite.console import admin
+with contextlib.redirect_stdout(sys.stderr), admin.session() as flare:
+    print(flare.submit_job("/tmp/drill"), file=sys.__stdout__)
+"""
+STATUS = """
+import sys, contextlib
+from multisite.console import admin
+with contextlib.redirect_stdout(sys.stderr), admin.session() as flare:
+    print(flare.get_job_meta(sys.argv[1])["status"], file=sys.__stdout__)
+"""
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What the job does."""
+
+    rounds: int = 3
+    values: int = 300
+    seconds: float = 4.0
+    sites: int = 2
+    pattern: str = ""
+    clients: bool = False
+    wait_seconds: float = 20.0
+    late: str = ""
+    receiver: str = "multisite"
+
+    def files(self) -> dict[str, str]:
+        """The job folder: what a third party writes to use the tracking, and a script of its own in `custom/`."""
+        script_args = f"--values {self.values} --seconds {self.seconds} --pattern={self.pattern} --late={self.late}"
+        executor = {
+            "path": "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
+            "args": {"execution_mode": "in_process", "task_script_path": "script.py", "task_script_args": script_args,
+                     "params_exchange_format": "numpy"},
+        }  # fmt: skip
+        recorder: dict[str, Any] = {"forward": not self.clients}
+        if self.clients:
+            recorder["wandb_args"] = WANDB
+        receiver: dict[str, Any] = {"wait_seconds": self.wait_seconds}
+        if not self.clients:
+            receiver["wandb_args"] = WANDB
+        controller = {
+            "num_clients": self.sites,
+            "num_rounds": self.rounds,
+            "allow_empty_global_weights": True,
+            "task_check_period": 0.05,
+        }
+        client_components = [{"id": "recorder", "path": "multisite.tracking.recorder.MetricsRecorder", "args": recorder}]
+        server_components = [{"id": "receiver", "path": "multisite.tracking.receiver.WandbReceiver", "args": receiver}]
+        if self.receiver == "stock":
+            client_components = [
+                {"id": "event_to_fed", "path": "nvflare.app_common.widgets.convert_to_fed_event.ConvertToFedEvent",
+                 "args": {"events_to_convert": ["analytix_log_stats"]}}
+            ]  # fmt: skip
+            server_components = [
+                {"id": "receiver", "path": "nvflare.app_opt.tracking.wandb.wandb_receiver.WandBReceiver",
+                 "args": {"mode": "online", "wandb_args": {**WANDB, "job_type": "stock", "group": "stock"}}}
+            ]  # fmt: skip
+        server = {
+            "format_version": 2,
+            "workflows": [{"id": "controller", "path": "multisite.federation.controller.EvaluatedFedAvg", "args": controller}],
+            "components": [
+                {"id": "model_selector", "path": "nvflare.app_common.widgets.intime_model_selector.IntimeModelSelector",
+                 "args": {"key_metric": "accuracy"}},
+                {"id": "persistor", "path": "multisite.federation.persistor.SafetensorsPersistor", "args": {}},
+                *server_components,
+            ],
+            "server": {"task_request_interval": 0.05},
+        }  # fmt: skip
+        client = {
+            "format_version": 2,
+            "executors": [{"tasks": ["*"], "executor": executor}],
+            "components": client_components,
+        }
+        meta = {
+            "name": "drill",
+            "resource_spec": {},
+            "min_clients": 1 if self.sites == 1 else self.sites,
+            "deploy_map": {"app": ["@ALL"]},
+        }
+        return {
+            "meta.json": json.dumps(meta),
+            "app/config/config_fed_server.json": json.dumps(server),
+            "app/config/config_fed_client.json": json.dumps(client),
+            "app/custom/script.py": Path(__file__).with_name("script.py").read_text(encoding="utf-8"),
+        }
+
+    def submit(self, stack: Stack) -> str:
+        """Submits it and returns its id."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, text in self.files().items():
+                info = tarfile.TarInfo(f"drill/{name}")
+                info.size, info.mode = len(text.encode()), 0o644
+                archive.addfile(info, io.BytesIO(text.encode()))
+        packed = stack.home / "drill.tar"
+        packed.write_bytes(buffer.getvalue())
+        unpack = stack.run("sh", "-c", "docker compose exec -T admin sh -c 'rm -rf /tmp/drill; tar -x -C /tmp' < drill.tar")
+        assert unpack.code == 0, unpack.text
+        done = stack.execute("admin", "python", "-c", SUBMIT)
+        assert done.code == 0, done.text
+        return done.text.strip().splitlines()[-1].split()[-1]
+
+    def wait(self, stack: Stack, job_id: str, seconds: float = 180.0) -> str:
+        """The job's last status."""
+        status = ""
+
+        def ended() -> bool:
+            nonlocal status
+            status = (stack.execute("admin", "python", "-c", STATUS, job_id).text.strip().splitlines() or [""])[-1]
+            return status.startswith("FINISHED")
+
+        stack.wait_for(ended, f"the end of job {job_id}", seconds)
+        return status
+
+    def run(self, stack: Stack, seconds: float = 180.0) -> str:
+        """Submits it, waits for its end, and returns its id."""
+        job_id = self.submit(stack)
+        status = self.wait(stack, job_id, seconds)
+        assert status == "FINISHED:COMPLETED", status
+        return job_id
+
+    def site_names(self) -> list[str]:
+        """Who logs."""
+        return [f"site-{number}" for number in range(1, self.sites + 1)]
+
+    def check(self, state: BackendState, job_id: str) -> None:
+        """Every value of every site, exactly once, in order, with its own step."""
+        for site in self.site_names():
+            assert arrived(state, job_id, site) == expected(self.rounds, self.values, self.pattern), site
+
+
+def arrived(state: BackendState, job_id: str, site: str) -> list[tuple[int, int | None]]:
+    """(identity, step) of what the backend has of a site."""
+    runs = [run for run in state.runs() if job_id in str(run["group"]) and str(run["display_name"]).startswith(f"{site}-")]
+    return [(row["id"], row.get("step")) for run in runs for row in rows(run) if "id" in row]
+
+
+def spool(stack: Stack, service: str, job_id: str) -> dict[str, Any]:
+    """A container's report of one job; empty if it knows none."""
+    done = stack.execute(service, "python", "-m", "multisite.tracking.sync", "--status")
+    jobs = json.loads(done.text.strip().splitlines()[-1])["jobs"]
+    return next((job for job in jobs if job["job_id"] == job_id), {})
+
+
+def logged(stack: Stack, service: str, job_id: str, site: str) -> int:
+    """Records of a site that a container has on its disk."""
+    return int(spool(stack, service, job_id).get("sites", {}).get(site, {}).get("logged", 0))
