@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from tests.wandb_backend.client import BackendState, rows
+from tests.wandb_backend.keys import KeyRing
+from tests.wandb_backend.server import WandbBackend
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "wandb_job.py"
 SOURCE = SCRIPT.parents[1] / "src"
@@ -52,10 +57,6 @@ class Job:
     def read(self, name: str) -> Any:
         return json.loads(self.only(name).read_text(encoding="utf-8"))
 
-    def offline_runs(self) -> list[Path]:
-        """The folders of W&B's offline runs."""
-        return sorted(path for path in (self.folder / "ws" / "wandb").rglob("offline-run-*") if path.is_dir())
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -73,12 +74,7 @@ def from_sites(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Job:
     return Job.run(tmp_path_factory.mktemp("sites"), data, "--streamed_to_clients", "--no-streamed_to_server")
 
 
-@pytest.fixture(scope="module")
-def both_ways(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Job:
-    return Job.run(tmp_path_factory.mktemp("both"), data, "--streamed_to_clients")
-
-
-@pytest.fixture(params=["through_server", "from_sites", "both_ways"])
+@pytest.fixture(params=["through_server", "from_sites"])
 def job(request: pytest.FixtureRequest) -> Job:
     """Each way of streaming in turn."""
     return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
@@ -135,37 +131,48 @@ def test_the_best_model_is_kept_beside_it(job: Job) -> None:
     assert best.keys() == final.keys()
 
 
-def test_metrics_go_from_the_writers_that_were_chosen(through_server: Job, from_sites: Job, both_ways: Job) -> None:
-    assert set(through_server.read("tracking.json")) == {"server"}
-    assert set(from_sites.read("tracking.json")) == set(SITES)
-    assert set(both_ways.read("tracking.json")) == {"server", *SITES}
+def test_the_account_has_every_site_and_through_the_server_the_server_too(through_server: Job, from_sites: Job) -> None:
+    assert set(through_server.read("tracking.json")["sites"]) == {"server", *SITES}
+    assert set(from_sites.read("tracking.json")["sites"]) == set(SITES)
 
 
-def test_without_a_key_every_writer_is_offline_and_says_why(job: Job) -> None:
-    for writer, status in job.read("tracking.json").items():
-        assert (status["mode"], status["reason"]) == ("offline", "no API key"), writer
-        assert status["rows"] > 0, writer
+def test_without_a_key_everything_that_was_logged_is_kept_and_the_reason_said(job: Job) -> None:
+    account = job.read("tracking.json")
+    assert (account["state"], account["reason"]) == ("offline", "no API key")
+    for site in account["sites"].values():
+        assert site["logged"] == site["received"] == site["pending"] > 0
+        assert site["delivered"] == site["refused"] == 0
+        assert site["closed"]
 
 
-def test_the_server_writes_a_run_a_site_and_a_site_its_own(job: Job) -> None:
-    for writer, status in job.read("tracking.json").items():
-        assert len(status["runs"]) == (len(SITES) if writer == "server" else 1)
+def test_the_same_rows_are_logged_whichever_way_they_go(through_server: Job, from_sites: Job) -> None:
+    one, other = (job.read("tracking.json")["sites"] for job in (through_server, from_sites))
+    assert [one[site]["logged"] for site in SITES] == [other[site]["logged"] for site in SITES]
 
 
-def test_the_offline_runs_are_in_the_workspace(job: Job) -> None:
-    told = [run for status in job.read("tracking.json").values() for run in status["runs"]]
-    runs = job.offline_runs()
-    assert sorted(run.name.rsplit("-", 1)[1] for run in runs) == sorted(told)
-    for run in runs:
-        (log,) = run.glob("run-*.wandb")
-        assert log.stat().st_size > 0
-
-
-def test_the_same_rows_are_counted_whichever_way_they_go(through_server: Job, from_sites: Job, both_ways: Job) -> None:
-    by_server = through_server.read("tracking.json")["server"]["rows"]
-    assert sum(status["rows"] for status in from_sites.read("tracking.json").values()) == by_server
-    both = both_ways.read("tracking.json")
-    assert both["server"]["rows"] == both["site-1"]["rows"] + both["site-2"]["rows"] == by_server
+def test_sync_delivers_a_finished_simulation_once_there_is_a_key(through_server: Job, tmp_path: Path) -> None:
+    key = "simulator0key" * 4
+    spool = tmp_path / "spool"
+    shutil.copytree(through_server.folder / "ws" / "spool", spool)
+    backend = WandbBackend(("127.0.0.1", 0), KeyRing({key: "laptop"}))
+    backend.start()
+    try:
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE), "WANDB_API_KEY": key, "WANDB_BASE_URL": backend.url}
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, "-m", "multisite.tracking.sync", "--spool", str(spool)], env=environment, capture_output=True,
+                text=True, timeout=TIMEOUT, check=False, cwd=tmp_path,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+            (report,) = json.loads(done.stdout.splitlines()[-1])["jobs"]
+            runs = BackendState.fetch(backend.url).runs()
+            assert len(runs) == 3
+            for run in runs:
+                (name,) = [site for site in report["sites"] if run["display_name"].startswith(site)]
+                assert len(rows(run)) == report["sites"][name]["logged"] == report["sites"][name]["delivered"]
+                assert not run["duplicate_lines"]
+    finally:
+        backend.stop()
 
 
 def test_the_same_seed_gives_the_same_final_weights(through_server: Job, from_sites: Job) -> None:
@@ -180,7 +187,7 @@ def test_nothing_is_left_in_the_folder_where_the_job_was_started(job: Job) -> No
 
 
 def test_an_exported_job_carries_configuration_and_no_code(tmp_path: Path) -> None:
-    done = command(tmp_path, "--export", "job", "--alpha", "0.5", "--rounds", "5", "--streamed_to_clients")
+    done = command(tmp_path, "--export", "job", "--alpha", "0.5", "--rounds", "5")
     assert done.returncode == 0, done.stderr
     assert "job written to job" in done.stdout
     files = [path for path in (tmp_path / "job").rglob("*") if path.is_file()]
@@ -192,14 +199,11 @@ def test_an_exported_job_carries_configuration_and_no_code(tmp_path: Path) -> No
     assert "multisite.federation.controller.EvaluatedFedAvg" in text
 
 
-@pytest.mark.parametrize(
-    ("more", "count"),
-    [((), 1), (("--streamed_to_clients", "--no-streamed_to_server"), 1), (("--streamed_to_clients",), 2)],
-)
-def test_an_exported_job_has_a_receiver_where_metrics_are_written(tmp_path: Path, more: tuple[str, ...], count: int) -> None:
+@pytest.mark.parametrize(("more", "place"), [((), "server"), (("--streamed_to_clients", "--no-streamed_to_server"), "client")])
+def test_an_exported_job_says_how_w_and_b_is_written_where_it_is_written(tmp_path: Path, more: tuple[str, ...], place: str) -> None:
     assert command(tmp_path, "--export", "job", *more).returncode == 0
-    text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "job").rglob("*.json"))
-    assert text.count("multisite.tracking.receiver.WandbReceiver") == count
+    said = [path.name for path in (tmp_path / "job").rglob("*.json") if "wandb_args" in path.read_text(encoding="utf-8")]
+    assert said == [f"config_fed_{place}.json"]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +212,7 @@ def test_an_exported_job_has_a_receiver_where_metrics_are_written(tmp_path: Path
         (("--rounds", "0"), "rounds must be a whole number from 1 to 10000, not 0"),
         (("--lr", "fast"), "--lr"),
         (("--no-streamed_to_server",), "--streamed_to_clients"),
+        (("--streamed_to_clients",), "--no-streamed_to_server"),
         (("--network", "resnet"), "network must be one of compact, upstream, not 'resnet'"),
     ],
 )

@@ -115,7 +115,6 @@ def test_metrics_that_would_go_nowhere_are_refused_with_the_way_out(arguments: t
     ("arguments", "server", "clients"),
     [
         ((), True, False),
-        (("--streamed_to_clients",), True, True),
         (("--streamed_to_clients", "--no-streamed_to_server"), False, True),
         (("--streamed_to_server", "--no-streamed_to_clients"), True, False),
     ],
@@ -123,6 +122,26 @@ def test_metrics_that_would_go_nowhere_are_refused_with_the_way_out(arguments: t
 def test_streaming_flags_say_where_metrics_go(arguments: tuple[str, ...], server: bool, clients: bool) -> None:
     options = parse(*arguments)
     assert (options.streamed_to_server, options.streamed_to_clients) == (server, clients)
+
+
+def test_a_metric_that_would_go_both_ways_is_refused_for_it_would_arrive_twice() -> None:
+    with pytest.raises(OptionError, match=r"twice.*--no-streamed_to_server"):
+        parse("--streamed_to_clients")
+
+
+def test_a_model_can_be_kept_at_w_and_b_only_from_the_server() -> None:
+    with pytest.raises(OptionError, match="log_model"):
+        parse("--streamed_to_clients", "--no-streamed_to_server", "--log_model")
+
+
+@pytest.mark.parametrize(("text", "value"), [("yes", True), ("no", False)])
+def test_a_switch_is_yes_or_no(text: str, value: bool) -> None:
+    assert job_options.from_variables({"LOG_MODEL": text}).log_model is value
+
+
+def test_a_switch_that_is_neither_is_refused() -> None:
+    with pytest.raises(OptionError, match="LOG_MODEL must be yes or no"):
+        job_options.from_variables({"LOG_MODEL": "maybe"})
 
 
 def test_the_upstream_examples_names_work_too() -> None:
@@ -143,7 +162,9 @@ def test_the_upstream_examples_names_work_too() -> None:
         seed=st.integers(0, 2**31 - 1),
         dataset=st.sampled_from(job_options.DATASETS),
         streamed_to_server=st.just(True),
-        streamed_to_clients=st.booleans(),
+        streamed_to_clients=st.just(False),
+        wait_seconds=st.floats(0, 3600),
+        log_model=st.booleans(),
     )
 )
 def test_the_command_line_of_options_gives_the_options_back(options: JobOptions) -> None:

@@ -89,25 +89,29 @@ def test_datasets_are_named_once_each() -> None:
     assert report.datasets([{"dataset": ""}, {}]) == "unknown data"
 
 
-def writer(mode: str, **more: Any) -> dict[str, Any]:
-    return {"mode": mode, "reason": "", "folder": "/workspace/wandb/j1", "url": "", "runs": ["a", "b"], "rows": 34, **more}
+def tracking(state: str = "done", reason: str = "", refused: int = 0, **pending: int) -> dict[str, Any]:
+    sites = {
+        site.replace("_", "-"): {"logged": 10, "received": 9, "delivered": 10 - left, "pending": left, "refused": refused}
+        for site, left in pending.items()
+    }
+    return {"state": state, "reason": reason, "sites": sites}
 
 
-def test_an_online_writers_line_says_what_was_sent() -> None:
-    assert report.tracking_lines({"server": writer("online")}) == ["W&B: 34 rows in 2 runs, sent by server"]
+def test_a_complete_account_says_whose_count_it_is() -> None:
+    lines = report.account_lines(tracking(site_1=0, site_2=0))
+    assert lines[0].split() == ["metrics", "of", "logged", "received", "delivered", "pending"]
+    assert lines[1].split() == ["site-1", "10", "9", "10", "0"]
+    assert lines[-1] == "W&B: all 20 records delivered, by the backend's count"
 
 
-def test_an_offline_writers_line_says_why_and_where_the_rows_are() -> None:
-    (line,) = report.tracking_lines({"server": writer("offline", reason="no API key")})
-    assert line.startswith("W&B OFFLINE on server: no API key. ")
-    assert line.endswith("34 rows of 2 runs are kept in server:/workspace/wandb/j1")
+def test_a_job_whose_metrics_are_not_all_delivered_says_why_and_names_the_command() -> None:
+    lines = report.account_lines(tracking("offline", "no API key", site_1=4, site_2=0))
+    assert lines[-1] == "W&B: 4 records are not delivered (offline: no API key); they are kept. Next: make sync"
 
 
-def test_every_writer_has_its_line_in_order() -> None:
-    lines = report.tracking_lines({"site-2": writer("offline", reason="refused"), "site-1": writer("online")})
-    assert [line.split(":")[0] for line in lines] == ["W&B", "W&B OFFLINE on site-2"]
-    assert "sent by site-1" in lines[0]
+def test_what_a_full_disk_cost_is_in_capitals() -> None:
+    assert "REFUSED BY A FULL DISK: 3 on site-1" in report.account_lines(tracking(refused=3, site_1=0))
 
 
-def test_without_any_writer_a_line_says_so() -> None:
-    assert report.tracking_lines({}) == ["W&B: no writer reported"]
+def test_a_job_without_an_account_says_so() -> None:
+    assert report.account_lines({}) == ["metrics: the job left no account; next: make status"]

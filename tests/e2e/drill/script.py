@@ -6,8 +6,6 @@ import argparse
 import statistics
 import time
 
-import numpy as np
-
 PATTERNS = ("global", "repeated", "disorder", "restart", "absent", "cifar10")
 
 
@@ -35,6 +33,7 @@ def expected(rounds: int, values: int, pattern: str = "") -> list[tuple[int, int
 
 def main() -> None:
     """The Client API loop: logs `values` values a round, over `seconds`."""
+    import numpy as np
     import nvflare.client as flare
     from nvflare.client.tracking import WandBWriter
 

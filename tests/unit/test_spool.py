@@ -1,0 +1,135 @@
+"""The account: who has how much, on the site, on the server, at the backend; and what is freed when."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from multisite.tracking import delivery
+from multisite.tracking.delivery import Delivery, sweep
+from multisite.tracking.records import LogWriter
+from multisite.tracking.spool import SERVER, Account, Spool, checked_name, load_json, save_json
+
+DAY = 86_400
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def log(spool: Spool, site: str, rows: int, job: str = "job-1") -> LogWriter:
+    writer = LogWriter(spool.job(job).origin(site).log)
+    for number in range(rows):
+        writer.log({"value": number}, number)
+    return writer
+
+
+def settings(spool: Spool, job: str = "job-1") -> None:
+    save_json(spool.job(job).settings_file, {"wandb": {"project": "p"}, "axes": {}, "owner": SERVER})
+
+
+def delivered(spool: Spool, job: str = "job-1", **rows: int) -> None:
+    runs = {site.replace("_", "-"): {"delivered": count} for site, count in rows.items()}
+    save_json(spool.job(job).writer_file, {"state": "online", "runs": runs})
+
+
+def told(spool: Spool, site: str, **news: object) -> None:
+    word = {"logged": 0, "refused": 0, "closed": False, "forwards": True, "delivered": 0, "state": "", "reason": ""}
+    save_json(spool.job("job-1").origin(site).told, {**word, **news})
+
+
+def test_what_a_site_says_it_logged_and_what_is_here_and_what_w_and_b_has_are_three_numbers(spool: Spool) -> None:
+    settings(spool)
+    log(spool, "site-1", 5).close()
+    told(spool, "site-1", logged=8, refused=1)
+    delivered(spool, site_1=3)
+    assert spool.job("job-1").accounts() == {"site-1": Account(logged=8, received=5, delivered=3, refused=1, closed=False)}
+    assert spool.job("job-1").report()["pending"] == 5
+
+
+def test_the_backend_can_not_confirm_more_than_is_here(spool: Spool) -> None:
+    settings(spool)
+    log(spool, "site-1", 2).close()
+    delivered(spool, site_1=9)
+    assert spool.job("job-1").accounts()["site-1"].delivered == 2
+
+
+def test_a_job_is_over_when_the_process_that_owns_it_has_ended(spool: Spool) -> None:
+    settings(spool)
+    server = log(spool, SERVER, 1)
+    assert not spool.job("job-1").is_over()
+    server.close()
+    assert spool.job("job-1").is_over()
+
+
+def test_where_the_sites_deliver_the_report_says_which_of_them_can_not(spool: Spool) -> None:
+    told(spool, "site-1", forwards=False, logged=4, delivered=4, state="done")
+    told(spool, "site-2", forwards=False, logged=4, delivered=0, state="refused", reason="W&B refused the API key")
+    report = spool.job("job-1").report()
+    assert (report["state"], report["reason"], report["pending"]) == ("refused", "site-2: W&B refused the API key", 4)
+
+
+def age(spool: Spool, days: float) -> None:
+    for path in spool.root.rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - days * DAY,) * 2)
+
+
+def test_space_is_freed_only_for_what_was_delivered_and_only_after_the_stated_time(spool: Spool) -> None:
+    settings(spool)
+    log(spool, "site-1", 3).close()
+    delivered(spool, site_1=2)
+    age(spool, 30)
+    assert sweep(spool) == []
+    delivered(spool, site_1=3)
+    assert sweep(spool) == []
+    age(spool, delivery.KEEP_DAYS + 1)
+    assert sweep(spool) == ["job-1"]
+    assert not spool.job("job-1").folder.exists()
+
+
+def test_the_time_is_a_setting(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings(spool)
+    log(spool, "site-1", 1).close()
+    delivered(spool, site_1=1)
+    age(spool, 2)
+    monkeypatch.setenv("METRICS_KEEP_DAYS", "1")
+    assert sweep(spool) == ["job-1"]
+
+
+def test_without_a_key_nothing_is_started_and_the_reason_is_said(
+    spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings(spool)
+    log(spool, "site-1", 1).close()
+    agent = Delivery(spool, tmp_path / "no-key")
+    agent.tick()
+    assert spool.job("job-1").report()["state"] == "offline"
+    assert "no API key" in caplog.text
+    assert "make sync" in caplog.text
+    agent.stop()
+
+
+def test_one_process_delivers_from_a_spool(spool: Spool) -> None:
+    first = Delivery(spool)
+    with pytest.raises(BlockingIOError):
+        Delivery(spool)
+    first.stop()
+    Delivery(spool).stop()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\0b", "-" * 129, ".hidden"])
+def test_a_name_that_could_leave_the_spool_is_no_name(name: str) -> None:
+    with pytest.raises(ValueError, match="is no name"):
+        checked_name(name)
+
+
+def test_a_half_written_or_foreign_file_reads_as_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": ', encoding="utf-8")
+    assert load_json(tmp_path / "x.json") == {}
+    (tmp_path / "x.json").write_text("[1]", encoding="utf-8")
+    assert load_json(tmp_path / "x.json") == {}
