@@ -262,7 +262,9 @@ def test_a_full_disk_costs_metrics_that_are_counted_and_no_training(open_stack: 
     job = drill(False, rounds=2, values=3000, seconds=1.0, pattern="global", wait_seconds=10)
     fill = "import os; d = '/workspace/spool/'; s = os.statvfs(d); open(d + 'ballast', 'wb').write(b'0' * max(0, s.f_bavail * s.f_frsize - 120_000))"
     overlay = open_stack.home / "small-disk.yaml"
-    overlay.write_text('services: {site-1: {tmpfs: ["/tmp:mode=1777", "/workspace/spool:mode=1777,size=2m"]}}\n', encoding="utf-8")
+    overlay.write_text(
+        'services: {site-1: {tmpfs: ["/tmp:mode=1777", "/workspace/spool:uid=1000,gid=1000,size=2m"]}}\n', encoding="utf-8"
+    )
     env = open_stack.home / ".env"
     before = env.read_text(encoding="utf-8")
     env.write_text(before.replace("COMPOSE_EXTRA=", f"COMPOSE_EXTRA={overlay}:"), encoding="utf-8")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,22 @@ def with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
 class Run:
     """One W&B run, open."""
 
-    def __init__(self, run: wandb.Run) -> None:
+    def __init__(self, run: wandb.Run, axes: dict[str, str]) -> None:
         self._run = run
+        self._axes = axes
+        self._placed: set[str] = set()  # names whose x axis is settled
         self.id: str = run.id
+        for pattern, axis in axes.items():
+            run.define_metric(pattern, step_metric=axis, step_sync=False)  # a row has the steps that it was logged with, no other
 
     def log(self, record: Record) -> None:
-        """Adds one history row."""
+        """Adds one history row. A metric that comes with a step has `step` for its x axis, unless `axes` gives it another."""
         row = {(f"metrics/{name}" if name in RESERVED else name): value for name, value in record.metrics.items()}
         if record.step is not None:
+            for name in row.keys() - self._placed:
+                self._placed.add(name)
+                if not any(fnmatchcase(name, pattern) for pattern in self._axes):
+                    self._run.define_metric(name, step_metric=STEP, step_sync=False)
             row[STEP] = record.step
         row["_timestamp"] = record.time
         self._run.log(row)
@@ -171,13 +180,9 @@ class Backend:
             "settings": self._sdk_settings(),
         }
         try:
-            run = wandb.init(**arguments)
-            run.define_metric("*", step_metric=STEP)
-            for pattern, axis in self._axes.items():
-                run.define_metric(pattern, step_metric=axis)
+            return Run(wandb.init(**arguments), self._axes)
         except Exception as error:  # as above
             raise self._refusal(error) from None
-        return Run(run)
 
     def _sdk_settings(self) -> wandb.Settings:
         interval = float(os.environ.get("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL") or TRANSMIT_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,17 +90,18 @@ class Drill:
             "executors": [{"tasks": ["*"], "executor": executor}],
             "components": client_components,
         }
+        # The server lets no code of a job in, whatever a site allows: it gets a part without any.
         meta = {
             "name": "drill",
             "resource_spec": {},
-            "min_clients": 1 if self.sites == 1 else self.sites,
-            "deploy_map": {"app": ["@ALL"]},
+            "min_clients": self.sites,
+            "deploy_map": {"server": ["server"], "site": self.site_names()},
         }
         return {
             "meta.json": json.dumps(meta),
-            "app/config/config_fed_server.json": json.dumps(server),
-            "app/config/config_fed_client.json": json.dumps(client),
-            "app/custom/script.py": Path(__file__).with_name("script.py").read_text(encoding="utf-8"),
+            "server/config/config_fed_server.json": json.dumps(server),
+            "site/config/config_fed_client.json": json.dumps(client),
+            "site/custom/script.py": Path(__file__).with_name("script.py").read_text(encoding="utf-8"),
         }
 
     def submit(self, stack: Stack) -> str:
@@ -108,7 +110,7 @@ class Drill:
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for name, text in self.files().items():
                 info = tarfile.TarInfo(f"drill/{name}")
-                info.size, info.mode = len(text.encode()), 0o644
+                info.size, info.mode, info.mtime = len(text.encode()), 0o644, time.time()
                 archive.addfile(info, io.BytesIO(text.encode()))
         packed = stack.home / "drill.tar"
         packed.write_bytes(buffer.getvalue())
