@@ -6,13 +6,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 JsonObject = dict[str, Any]
 
 REQUEST_TIMEOUT_S = 30.0
 POLL_S = 0.2
+REFUSAL_S = 90.0
 
 
 def rows(run: JsonObject) -> list[JsonObject]:
@@ -114,7 +117,17 @@ def wait_until(base_url: str, condition: Callable[[BackendState], bool], timeout
 
 
 def _call(url: str, order: JsonObject | None = None) -> bytes:
+    """One request. A backend that was told to refuse connections refuses these too: they are tried until it is back."""
     body = None if order is None else json.dumps(order).encode()
-    with urlopen(Request(url, data=body), timeout=REQUEST_TIMEOUT_S) as response:
-        content: bytes = response.read()
-    return content
+    deadline = time.monotonic() + REFUSAL_S
+    while True:
+        try:
+            with urlopen(Request(url, data=body), timeout=REQUEST_TIMEOUT_S) as response:
+                content: bytes = response.read()
+            return content
+        except HTTPError:
+            raise
+        except (OSError, HTTPException):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)

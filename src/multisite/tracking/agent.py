@@ -21,7 +21,7 @@ from multisite.tracking.spool import Spool, root
 
 CHANNEL = "multisite_tracking"
 TOPIC = "records"
-BUSY_SECONDS, IDLE_SECONDS = 0.05, 0.5
+BUSY_SECONDS, IDLE_SECONDS = 0.1, 0.5
 ANSWER_SECONDS = 10.0
 
 
@@ -65,14 +65,15 @@ class TrackingAgent(FLComponent):
             answer.set_header(MessageHeaderKey.RETURN_CODE, ReturnCode.OK)
             return answer
 
-        engine.cell.register_request_cb(channel=CHANNEL, topic=TOPIC, cb=take)
+        engine.cell.core_cell.register_request_cb(channel=CHANNEL, topic=TOPIC, cb=take)
 
     def _forward(self, engine: Any, spool: Spool) -> None:
         def send(message: dict[str, Any]) -> dict[str, Any] | None:
             cell = engine.get_cell()
             if cell is None:
                 return None
-            answer = cell.send_request(
+            # The core cell: the streaming one above it keeps a thread for every request, hundreds of them.
+            answer = cell.core_cell.send_request(
                 channel=CHANNEL,
                 topic=TOPIC,
                 target=FQCN.ROOT_SERVER,

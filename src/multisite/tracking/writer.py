@@ -25,7 +25,7 @@ TICK_SECONDS = 0.2
 CONFIRM_SECONDS = 5.0
 STALL_SECONDS = 30.0
 LATE_SECONDS = 5.0  # how long a finished job waits for a site that is not closed
-RETRY_SECONDS = (2.0, 30.0)
+RETRY_SECONDS = (2.0, 15.0)
 EXIT_DONE, EXIT_NO_KEY, EXIT_AGAIN = 0, 3, 75
 
 
