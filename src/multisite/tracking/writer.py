@@ -72,6 +72,13 @@ class JobWriter:
         except KeyProblem as problem:
             self._say("offline", str(problem))
             return EXIT_NO_KEY
+        try:
+            return self._deliver(backend)
+        except Refusal as refusal:
+            self._say(refusal.state, str(refusal))
+            return EXIT_AGAIN
+
+    def _deliver(self, backend: Backend) -> int:
         quiet_since = time.monotonic()
         while True:
             if self._pump(backend):
@@ -222,9 +229,6 @@ def main() -> int:
         return EXIT_AGAIN
     try:
         return JobWriter(folder, key_file).run()
-    except Refusal as refusal:
-        print(f"W&B, job {folder.name}: {refusal}", file=sys.stderr)
-        return EXIT_AGAIN
     finally:
         lock.close()
 

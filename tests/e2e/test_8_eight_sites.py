@@ -1,0 +1,103 @@
+"""Eight sites and a million values: everything arrives, and memory stays where it was. Part of `make test-faults`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.drill.job import Drill, spool
+from tests.e2e.drill.script import expected
+from tests.e2e.stack import Stack
+from tests.wandb_backend.client import rows
+
+pytestmark = pytest.mark.skipif(os.environ.get("FAULTS") != "all", reason="part of `make test-faults`")
+SITES = 8
+FLAT_MIB = 12.0
+RSS = """
+import json, pathlib
+found = {}
+for p in pathlib.Path('/proc').iterdir():
+    if p.name.isdigit():
+        try:
+            line = (p / 'cmdline').read_bytes().replace(b'\\0', b' ').decode()
+            pages = int((p / 'statm').read_text().split()[1])
+        except OSError:
+            continue
+        for name in ('federation.node', 'tracking.writer', 'wandb-core', 'worker_process', 'runner_process'):
+            if name in line and not line.startswith('/sbin'):
+                found[name] = found.get(name, 0) + pages * 4096 / 2**20
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def eight(stack: Stack) -> Iterator[Stack]:
+    """The deployment with six more sites."""
+    more = range(3, SITES + 1)
+    services = {
+        "provision": {"volumes": [f"kit-site-{n}:/kits/site-{n}" for n in more]},
+        "server": {"networks": [f"site-{n}" for n in more]},
+    }
+    lines = [f"  {name}: {json.dumps(value)}" for name, value in services.items()]
+    for n in more:
+        volumes = json.dumps([f"kit-site-{n}:/kit:ro", f"site-{n}:/workspace", "shard-site-1:/data:ro"])
+        lines.append(
+            f"  site-{n}: {{extends: {{file: compose.yaml, service: site-1}}, volumes: {volumes}, networks: !override [site-{n}]}}"
+        )
+    overlay = stack.home / "eight.yaml"
+    text = "services:\n" + "\n".join(lines)
+    text += f"\nnetworks: {json.dumps({f'site-{n}': {'internal': True} for n in more})}"
+    text += f"\nvolumes: {json.dumps({f'{kind}site-{n}': {} for n in more for kind in ('kit-', '')})}\n"
+    overlay.write_text(text, encoding="utf-8")
+    env, project = stack.home / ".env", stack.home / "project.yml"
+    before = env.read_text(encoding="utf-8"), project.read_text(encoding="utf-8")
+    extra = f"COMPOSE_EXTRA={overlay}:"
+    env.write_text("ALLOW_CUSTOM_CODE=yes\n" + before[0].replace("COMPOSE_EXTRA=", extra), encoding="utf-8")
+    added = "".join(f"  - name: site-{n}\n    type: client\n    org: multisite\n" for n in more)
+    project.write_text(before[1].replace("  - name: admin@", added + "  - name: admin@"), encoding="utf-8")
+    done = stack.make("up", seconds=600)
+    assert done.code == 0, done.text
+    yield stack
+    env.write_text(before[0], encoding="utf-8")
+    project.write_text(before[1], encoding="utf-8")
+    assert stack.make("up", seconds=600).code == 0
+
+
+def check(stack: Stack, job: Drill, job_id: str) -> None:
+    """Everything of every site, by one look at the backend."""
+    by_name = {str(run["display_name"]): run for run in stack.backend().runs() if job_id in str(run["group"])}
+    wanted = expected(job.rounds, job.values, job.pattern)
+    for site in job.site_names():
+        found = [(row["id"], row.get("step")) for row in rows(by_name[f"{site}-drill"])]
+        assert found == wanted, site
+
+
+def test_twenty_rounds_of_bursts_from_eight_sites_arrive(eight: Stack) -> None:
+    job = Drill(sites=SITES, rounds=20, values=1000, seconds=0.0, wait_seconds=120)
+    job_id = job.run(eight, 400)
+    eight.wait_for(lambda: spool(eight, "server", job_id)["pending"] == 0, "everything delivered", 200)
+    check(eight, job, job_id)
+
+
+def test_a_million_values_arrive_and_memory_stays_flat_after_the_first_minute(eight: Stack) -> None:
+    job = Drill(sites=SITES, rounds=10, values=12_500, seconds=18.0, wait_seconds=600)
+    started, samples = time.monotonic(), []
+    job_id = job.submit(eight)
+    report = {"pending": 1, "sites": {}}
+    while report["pending"] or len(report["sites"]) < SITES:
+        assert time.monotonic() - started < 900, report
+        samples.append((time.monotonic() - started, json.loads(eight.execute("server", "python", "-c", RSS).text.splitlines()[-1])))
+        time.sleep(5)  # the sampling's period
+        report = spool(eight, "server", job_id) or report
+        (eight.home / "memory.json").write_text(json.dumps(samples), encoding="utf-8")
+    assert job.wait(eight, job_id, 120) == "FINISHED:COMPLETED"
+    check(eight, job, job_id)
+    assert sum(site["delivered"] for name, site in report["sites"].items() if name != "server") == 1_000_000
+    for name in ("federation.node", "tracking.writer", "wandb-core"):
+        after = [sample[name] for when, sample in samples if name in sample and when > 90]  # the job starts after about 25 s
+        print(f"{name}: {after[0]:.0f} MiB after the first minute, at most {max(after):.0f} MiB later")
+        assert max(after) - after[0] < FLAT_MIB, f"{name}: {after}"
