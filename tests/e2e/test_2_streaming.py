@@ -17,7 +17,7 @@ SERVICES = ("server", "site-1", "site-2", "admin")
 
 @pytest.fixture(scope="module")
 def through_server(stack: Stack) -> Done:
-    done = stack.submit()
+    done = stack.submit(LOG_MODEL="yes")
     assert done.code == 0, done.text
     return done
 
@@ -66,6 +66,17 @@ def test_the_server_has_a_run_of_the_global_model_and_who_took_part(stack: Stack
     by_round = [row for row in rows(run) if "sites/reported" in row]
     assert [(row["round"], row["sites/reported"]) for row in by_round] == [(0, 2), (1, 2), (2, 2)]
     assert all(0 <= row["global/accuracy"] <= 1 for row in by_round)
+
+
+def test_the_final_global_model_is_an_artifact_of_the_servers_run_where_the_switch_says_so(
+    stack: Stack, through_server: Done
+) -> None:
+    (artifact,) = stack.backend().document["artifacts"].values()
+    job_id = job_id_in(through_server.text)
+    assert (artifact["name"], artifact["type"], artifact["committed"]) == (f"model-{job_id}", "model", True)
+    size = (stack.home / "results" / job_id / "models" / "global_model.safetensors").stat().st_size
+    (run,) = [run for run in stack.backend().runs() if run["name"] == artifact["run"]]
+    assert size in run["uploads"].values()
 
 
 def test_the_account_says_that_everything_was_delivered(stack: Stack, through_server: Done) -> None:

@@ -1,4 +1,4 @@
-"""The GraphQL operations that wandb 0.31 sends for plain runs. Artifacts are left out on purpose."""
+"""The GraphQL operations that wandb 0.31 sends for runs, the public listing of runs, and a model artifact."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from tests.wandb_backend import artifacts
 from tests.wandb_backend.keys import Caller
 from tests.wandb_backend.state import DEFAULT_ENTITY, DEFAULT_PROJECT, JsonObject, RunRecord, State
 
@@ -180,6 +181,17 @@ RESOLVERS: dict[str, Callable[[Call], JsonObject]] = {
     "Viewer": _viewer,
     "GetDefaultEntity": _viewer,
     "Runs": _runs,
+    "ArtifactType": lambda call: artifacts.membership(call.state, call.variables),
+    "ArtifactMembershipByName": lambda call: artifacts.by_name(call.state, call.variables),
+    "CreateArtifact": lambda call: artifacts.create(call.state, call.variables),
+    "CreateArtifactManifest": lambda call: artifacts.manifest(
+        call.state, call.variables, call.base_url + STORAGE_PREFIX, "createArtifactManifest"
+    ),
+    "UpdateArtifactManifest": lambda call: artifacts.manifest(
+        call.state, call.variables, call.base_url + STORAGE_PREFIX, "updateArtifactManifest"
+    ),
+    "CreateArtifactFiles": lambda call: artifacts.files(call.state, call.variables, call.base_url + STORAGE_PREFIX),
+    "CommitArtifact": lambda call: artifacts.commit(call.state, call.variables),
     "RunResumeStatus": _run_resume_status,
     "UpsertBucket": _upsert_bucket,
     "CreateRunFiles": _create_run_files,

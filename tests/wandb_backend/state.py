@@ -97,6 +97,7 @@ class State:
         """Start with nothing recorded."""
         self.started = time.time()
         self.runs: dict[str, RunRecord] = {}
+        self.artifacts: dict[str, JsonObject] = {}
         self.ops: dict[str, int] = {}
         self.unknown_ops: dict[str, str] = {}
         self.rejected: list[JsonObject] = []

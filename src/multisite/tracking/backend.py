@@ -86,10 +86,10 @@ class Run:
         self._run.log(row)
 
     def add_model(self, path: Path, job_id: str) -> None:
-        """Uploads the final global model as an artifact of this run; waits FINISH_SECONDS at most."""
+        """Hands over the final global model as an artifact of this run; it is uploaded when the run finishes."""
         artifact = wandb.Artifact(f"model-{job_id}", type="model", metadata={"job_id": job_id})
         artifact.add_file(str(path))
-        self._run.log_artifact(artifact).wait(timeout=FINISH_SECONDS)
+        self._run.log_artifact(artifact)
 
     def finish(self, account: Account, sent: int) -> None:
         """Puts the account into the summary and ends the run; waits FINISH_SECONDS at most.
@@ -157,6 +157,14 @@ class Backend:
             if "not find project" in str(error):  # made with its first run
                 return {}
             raise self._refusal(error) from None
+        except Exception as error:  # as above
+            raise self._refusal(error) from None
+
+    def has_model(self) -> bool:
+        """Whether the backend has the job's model."""
+        project = self._settings.get("project") or "uncategorized"
+        try:
+            return bool(self._api.artifact_exists(f"{self.entity}/{project}/model-{self._job_id}:latest", type="model"))
         except Exception as error:  # as above
             raise self._refusal(error) from None
 

@@ -174,6 +174,7 @@ class JobWriter:
         with ThreadPoolExecutor(max_workers=max(1, len(runs))) as pool:
             list(pool.map(lambda lane: lane.run.finish(accounts[lane.origin.name], lane.reader.rows), runs))  # type: ignore[union-attr]
         self._confirm(backend)
+        self._check_model(backend)
         if all(lane.confirmed >= lane.reader.rows for lane in runs):
             self._say("done" if not self._pending() else "online", "")
             return EXIT_DONE
@@ -187,9 +188,17 @@ class JobWriter:
             return
         try:
             lane.run.add_model(path, self.job.id)
-            path.unlink()
         except Exception as error:  # the rows are worth more than the model: they go on
             print(f"W&B, job {self.job.id}: the model was not uploaded ({type(error).__name__}: {error})", flush=True)
+
+    def _check_model(self, backend: Backend) -> None:
+        """The file goes when the backend has it; else it stays in the job's folder."""
+        path = Path(self.job.settings.get("artifact") or "/nowhere")
+        if path.exists() and self.lanes.get(SERVER) and self.lanes[SERVER].run:
+            if backend.has_model():
+                path.unlink()
+            else:
+                print(f"W&B, job {self.job.id}: the model has not arrived; it stays in {path}", flush=True)
 
     def _pending(self) -> int:
         return sum(account.pending for account in self.job.accounts().values())
