@@ -206,6 +206,14 @@ def test_an_exported_job_says_how_w_and_b_is_written_where_it_is_written(tmp_pat
     assert said == [f"config_fed_{place}.json"]
 
 
+@pytest.mark.parametrize(("more", "place"), [((), "server"), (("--streamed_to_clients", "--no-streamed_to_server"), "client")])
+def test_nvflares_own_receiver_can_be_chosen_for_comparison(tmp_path: Path, more: tuple[str, ...], place: str) -> None:
+    assert command(tmp_path, "--export", "job", "--receiver", "nvflare", *more).returncode == 0
+    text = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "job").rglob("config_*.json")}
+    assert "wandb_receiver.WandBReceiver" in text[f"config_fed_{place}.json"]
+    assert not any("multisite.tracking" in config for config in text.values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -163,6 +163,7 @@ def test_the_upstream_examples_names_work_too() -> None:
         dataset=st.sampled_from(job_options.DATASETS),
         streamed_to_server=st.just(True),
         streamed_to_clients=st.just(False),
+        receiver=st.sampled_from(job_options.RECEIVERS),
         wait_seconds=st.floats(0, 3600),
         log_model=st.booleans(),
     )

@@ -71,13 +71,14 @@ def _member(number: str, kept: JsonObject) -> JsonObject:
     project = {"id": "project", "internalId": "1", "name": kept["project"], "entity": {"name": kept["entity"]}}
     collection = {"name": kept["name"], "project": project}
     artifact = {
-        **dict.fromkeys(("description", "ttlDurationSeconds", "historyStep", "commitHash", "updatedAt"), None),
+        **dict.fromkeys(("description", "historyStep", "commitHash", "updatedAt"), None),
         "__typename": "Artifact",
         "id": number,
         "artifactSequence": {"__typename": "ArtifactSequence", **collection},
         "versionIndex": 0,
         "artifactType": {"name": kept["type"]},
         "metadata": "{}",
+        "ttlDurationSeconds": 0,
         "ttlIsInherited": True,
         "tags": [],
         "state": "COMMITTED",

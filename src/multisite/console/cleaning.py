@@ -16,7 +16,7 @@ VOLUMES = {
 WHAT = {
     "keys": "startup kits and the root key: every site needs a new kit",
     "data": "shards and the downloaded CIFAR-10",
-    "state": "job store, workspaces and W&B's offline runs of this host's containers",
+    "state": "job store and workspaces of this host's containers, with every metric that W&B has not yet (make sync)",
     "results": "the results folder",
     "images": "the images built here",
 }

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 
 NETWORKS = ("compact", "upstream")
 DATASETS = ("auto", "cifar10", "synthetic")
+RECEIVERS = ("multisite", "nvflare")
 MAX_SITES = 32
 
 
@@ -37,6 +38,7 @@ class JobOptions:
         streamed_to_clients: each site sends its own metrics to W&B.
         wait_seconds: how long the job's end waits until W&B has every metric; the rest is delivered later.
         log_model: keep the final global model as a W&B artifact too.
+        receiver: `multisite`, or `nvflare` for NVFlare's own W&B receiver, for comparison.
     """
 
     rounds: int = 8
@@ -52,6 +54,7 @@ class JobOptions:
     streamed_to_clients: bool = False
     wait_seconds: float = 30.0
     log_model: bool = False
+    receiver: str = "multisite"
 
     def __post_init__(self) -> None:
         _whole("rounds", self.rounds, 1, 10_000)
@@ -72,6 +75,7 @@ class JobOptions:
             _positive("alpha", self.alpha)
         _one_of("network", self.network, NETWORKS)
         _one_of("dataset", self.dataset, DATASETS)
+        _one_of("receiver", self.receiver, RECEIVERS)
         if not self.streamed_to_server and not self.streamed_to_clients:
             raise OptionError("metrics would go nowhere: with --no-streamed_to_server, give --streamed_to_clients as well")
 
@@ -115,6 +119,7 @@ HELP = {
     "streamed_to_clients": "each site sends its own metrics to W&B",
     "wait_seconds": "how long the job's end waits until W&B has every metric",
     "log_model": "keep the final global model as a W&B artifact too",
+    "receiver": "multisite, or nvflare for NVFlare's own, for comparison (its key: WANDB_API_KEY)",
 }
 ALIASES = {"rounds": ["--num_rounds"], "sites": ["--n_clients"]}  # the upstream example's names
 NUMBERS = {

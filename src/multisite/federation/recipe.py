@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
+from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.client.config import ExchangeFormat
@@ -53,6 +55,10 @@ class Cifar10Recipe(FedAvgRecipe):
         self._job.job.set_app_packages(["multisite"])  # in every image: not to be copied into the job
         self._job.to_server(RoundReporter(rounds=options.rounds), id="round_reporter")
         self.add_server_config({"server": {"task_request_interval": TASK_PERIOD}})
+        if options.receiver == "nvflare":
+            if options.streamed_to_server:
+                self._job.to_server(_stock_receiver(options), id="wandb_receiver")
+            return
         wandb_args = _wandb_args(options) if options.streamed_to_server else None
         receiver = WandbReceiver(wandb_args, AXES, options.wait_seconds, GLOBAL_MODEL if options.log_model else "")
         self._job.to_server(receiver, id="wandb_receiver")
@@ -67,6 +73,10 @@ class Cifar10Recipe(FedAvgRecipe):
             server_expected_format=ExchangeFormat.NUMPY,
         )
         self._job.to_clients(executor, tasks=["*"])
+        if self.options.receiver == "nvflare":
+            if self.options.streamed_to_clients:
+                self._job.to_clients(_stock_receiver(self.options, [ANALYTIC_EVENT_TYPE]), id="wandb_receiver")
+            return
         wandb_args = _wandb_args(self.options) if self.options.streamed_to_clients else None
         self._job.to_clients(MetricsRecorder(self.options.streamed_to_server, wandb_args, AXES), id="metrics_recorder")
 
@@ -77,6 +87,13 @@ class Cifar10Recipe(FedAvgRecipe):
             persistor_id=persistor_id,
             task_check_period=TASK_PERIOD,
         )
+
+
+def _stock_receiver(options: JobOptions, events: list[str] | None = None) -> FLComponent:
+    """NVFlare's own receiver, as its documentation has it."""
+    from nvflare.app_opt.tracking.wandb.wandb_receiver import WandBReceiver  # imports wandb, which the admin can do without
+
+    return WandBReceiver(wandb_args=_wandb_args(options), mode="online", events=events)
 
 
 def _client_arguments(options: JobOptions) -> list[str]:

@@ -168,10 +168,11 @@ def sweep(spool: Spool, now: float | None = None) -> list[str]:
         newest = max(path.stat().st_mtime for path in job.folder.rglob("*") if path.is_file())
         if (now or time.time()) - newest < keep_days() * DAY:
             continue
-        if job.settings:
-            delivered = all(account.closed and not account.pending for account in job.accounts().values())
-        else:
-            delivered = all((origin.folder / DONE).exists() for origin in origins)
+        accounts = job.accounts()
+        delivered = all(
+            (accounts[origin.name].closed and not accounts[origin.name].pending) or (origin.folder / DONE).exists()
+            for origin in origins
+        )
         if delivered:
             shutil.rmtree(job.folder, ignore_errors=True)
             gone.append(job.id)

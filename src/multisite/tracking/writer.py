@@ -133,7 +133,10 @@ class JobWriter:
 
     def _open(self, backend: Backend, lane: Lane) -> Run:
         """The site's run, continued after the last row that the backend has."""
-        before = backend.rows([lane.origin.name]).get(lane.origin.name, 0)
+        known = backend.rows([lane.origin.name])
+        before = known.get(lane.origin.name, 0)
+        if known and before < lane.confirmed:
+            raise Refusal("connecting", f"{backend.host} counts {before} rows of {lane.origin.name}, fewer than it confirmed")
         run = backend.open(lane.origin.name)
         after = backend.rows([lane.origin.name]).get(lane.origin.name, 0)
         if before != after:  # a writer that was killed is still heard: its last lines are on their way
