@@ -1,0 +1,133 @@
+"""The recorder on a site: the unchanged `WandBWriter.log` puts a metric on the disk, whatever the disk says to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from nvflare.apis.analytix import AnalyticsDataType, LogWriterName
+from nvflare.client.in_process.api import TOPIC_LOG_DATA, InProcessClientAPI
+from nvflare.client.tracking import SummaryWriter, WandBWriter
+from nvflare.fuel.data_event.data_bus import DataBus
+
+from multisite.tracking import upstream
+from multisite.tracking.recorder import MetricsRecorder
+from multisite.tracking.records import LogReader, LogWriter, RecordRefused, decode
+from multisite.tracking.spool import Spool, load_json
+
+
+@pytest.fixture
+def api() -> InProcessClientAPI:
+    api = InProcessClientAPI({"site_name": "site-1"})
+    api.rank = "0"
+    return api
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[MetricsRecorder]:
+    recorder = MetricsRecorder()
+    recorder._site = "site-1"
+    recorder._origin = Spool(tmp_path).job("job-1").origin("site-1")
+    recorder._log = LogWriter(recorder._origin.log)
+    recorder._reserve_refused()
+    upstream.record_in_process("site-1", recorder._take)
+    yield recorder
+    upstream.stop_recording("site-1")
+
+
+def logged(recorder: MetricsRecorder) -> list[tuple[dict[str, Any], int | None]]:
+    assert recorder._origin is not None
+    records = [decode(payload) for payload in LogReader(recorder._origin.log).read(1 << 20)]
+    return [(dict(record.metrics), record.step) for record in records]
+
+
+def context(api: InProcessClientAPI) -> Any:
+    return SimpleNamespace(api=api)
+
+
+def test_a_metric_is_on_the_disk_when_log_returns(api: InProcessClientAPI, recorder: MetricsRecorder) -> None:
+    writer = WandBWriter(context(api))
+    writer.log({"loss": 0.5}, 7)
+    assert logged(recorder) == [({"loss": 0.5}, 7)]
+    writer.log({"accuracy": 0.9})
+    assert logged(recorder)[1:] == [({"accuracy": 0.9}, None)]
+
+
+def test_what_another_writer_logs_goes_on_to_nvflares_events(api: InProcessClientAPI, recorder: MetricsRecorder) -> None:
+    heard: list[Any] = []
+    bus = DataBus()
+    bus.subscribe([TOPIC_LOG_DATA], lambda topic, datum, bus: heard.append(datum))
+    try:
+        SummaryWriter(context(api)).add_scalar("loss", 0.5, 1)
+        WandBWriter(context(api)).log({"loss": 0.5}, 1)
+    finally:
+        bus.unsubscribe(TOPIC_LOG_DATA)
+    assert logged(recorder) == [({"loss": 0.5}, 1)]
+    assert [datum["writer"] for datum in heard] in ([], [LogWriterName.TORCH_TB])  # NVFlare runs it later, in a thread
+
+
+def test_after_the_job_nvflare_is_as_it_was(api: InProcessClientAPI, recorder: MetricsRecorder) -> None:
+    assert InProcessClientAPI.log is not upstream._stock_log
+    upstream.stop_recording("site-1")
+    assert InProcessClientAPI.log is upstream._stock_log
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "metrics"),
+    [
+        (AnalyticsDataType.METRIC, "loss", 1.0, {"loss": 1.0}),
+        (AnalyticsDataType.SCALAR, "loss", 1.0, {"loss": 1.0}),
+        (AnalyticsDataType.SCALARS, "loss", {"train": 1.0, "val": 2.0}, {"loss/train": 1.0, "loss/val": 2.0}),
+        (AnalyticsDataType.METRICS, "metrics", {"a": 1, "b": 2}, {"a": 1, "b": 2}),
+    ],
+)
+def test_every_kind_of_number_that_an_event_carries_is_a_record(
+    recorder: MetricsRecorder, kind: AnalyticsDataType, key: str, value: Any, metrics: dict[str, Any]
+) -> None:
+    assert recorder._take(key, value, kind, {"global_step": 3}, from_event=True)
+    assert logged(recorder) == [(metrics, 3)]
+
+
+def test_text_is_no_metric(recorder: MetricsRecorder) -> None:
+    assert not recorder._take("error", "out of memory", AnalyticsDataType.TEXT, {"writer": LogWriterName.WANDB})
+
+
+def test_a_full_disk_raises_nothing_and_is_counted_and_said_once(
+    api: InProcessClientAPI, recorder: MetricsRecorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = WandBWriter(context(api))
+    writer.log({"before": 1})
+
+    def full(self: LogWriter, data: bytes, size: int) -> None:
+        raise RecordRefused("records.log: No space left on device")
+
+    real = LogWriter._write
+    monkeypatch.setattr(LogWriter, "_write", full)
+    for _ in range(5):
+        writer.log({"lost": 1})
+    monkeypatch.setattr(LogWriter, "_write", real)
+    writer.log({"after": 1})
+    assert logged(recorder) == [({"before": 1}, None), ({"after": 1}, None)]
+    assert recorder._origin is not None
+    assert load_json(recorder._origin.refused) == {"count": 5}
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    assert "No space left on device" in caplog.text
+    assert "Next: free space" in caplog.text
+
+
+def test_the_count_of_refused_metrics_needs_no_new_space(recorder: MetricsRecorder) -> None:
+    assert recorder._origin is not None
+    size = recorder._origin.refused.stat().st_size
+    for _ in range(2000):
+        recorder._refuse("full")
+    assert recorder._origin.refused.stat().st_size == size
+    assert json.loads(recorder._origin.refused.read_text(encoding="utf-8")) == {"count": 2000}
+
+
+def test_a_metric_that_is_no_json_is_refused_and_training_goes_on(api: InProcessClientAPI, recorder: MetricsRecorder) -> None:
+    WandBWriter(context(api)).log({"loop": (loop := {}) or loop.update(loop=loop) or loop})  # type: ignore[dict-item,func-returns-value]
+    assert logged(recorder) == []
