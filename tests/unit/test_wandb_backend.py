@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import http.client
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,18 @@ def send(url: str, body: bytes | None = None, key: str | None = KEY, method: str
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     with urlopen(Request(url, data=body, headers=named, method=method), timeout=10) as response:
         return json.loads(response.read())
+
+
+def test_a_backend_that_refuses_for_a_while_listens_no_more_and_comes_back_with_everything() -> None:
+    backend = WandbBackend(("127.0.0.1", 0), KeyRing({KEY: "server"}))
+    threading.Thread(target=backend.serve_with_refusals, daemon=True).start()
+    send(backend.url + "/graphql", json.dumps({"query": UPSERT, "variables": {"name": "r1"}}).encode())
+    host, port = backend.server_address[:2]
+    set_faults(backend.url, refuse=1.0)
+    with pytest.raises(OSError, match="refused"):  # noqa: PT012
+        while True:
+            socket.create_connection((str(host), port), 1).close()
+    assert [run["name"] for run in BackendState.fetch(backend.url).runs()] == ["r1"]
 
 
 def status_of(url: str, body: bytes | None = None, key: str | None = KEY, method: str | None = None) -> int:
@@ -194,8 +208,8 @@ def test_an_upload_for_an_unknown_run_is_refused(url: str) -> None:
 
 
 def test_an_unknown_operation_is_recorded_and_answered_empty(url: str) -> None:
-    assert graphql(url, "mutation CreateArtifact { createArtifact }") == {}
-    assert list(BackendState.fetch(url).unknown_ops) == ["CreateArtifact"]
+    assert graphql(url, "mutation DeleteRun { deleteRun }") == {}
+    assert list(BackendState.fetch(url).unknown_ops) == ["DeleteRun"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b'{"variables": {}}', b'{"query": "mutation UpsertBucket"}'])
