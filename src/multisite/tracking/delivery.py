@@ -37,8 +37,8 @@ class Writing:
     pause: float = RESTART_SECONDS[0]
     asked: float = 0.0
     patient_until: float = 0.0
-    size: int = -1
-    settled: bool = field(default=False)
+    signature: tuple[float, ...] = ()
+    settled: bool = field(default=False)  # everything that is here is delivered
 
 
 class Delivery:
@@ -97,6 +97,8 @@ class Delivery:
             sweep(self.spool)
 
     def _tend(self, writing: Writing) -> None:
+        if writing.settled and writing.process is None and writing.signature == writing.job.signature():
+            return
         now = time.monotonic()
         if not writing.job.is_over():
             writing.patient_until = now + PATIENCE_SECONDS
@@ -124,14 +126,11 @@ class Delivery:
         threading.Thread(target=_pass_on, args=(writing.process,), daemon=True, name=f"writer-{writing.job.id}").start()
 
     def _is_due(self, writing: Writing) -> bool:
-        """Whether rows wait here that are not delivered. Looks into the logs only when one has grown."""
+        """Whether rows wait here that are not delivered."""
         origins = writing.job.origins()
-        size = sum(origin.log.stat().st_size for origin in origins if origin.log.exists())
-        if size == writing.size and writing.settled:
-            return False
+        writing.signature = writing.job.signature()
         delivered = writing.job.delivered()
         writing.settled = all(origin.rows() <= delivered.get(origin.name, 0) for origin in origins)
-        writing.size = size
         return not writing.settled
 
     def _say_offline(self, job: Job, reason: str) -> None:

@@ -54,15 +54,20 @@ class Forwarder:
         self.spool = spool
         self._send = send
         self._passages: dict[tuple[str, str], Passage] = {}
+        self._finished: dict[str, tuple[float, ...]] = {}  # jobs that are done with, and how they looked then
 
     def tick(self) -> bool:
         """Sends at most one batch of every log. Returns whether any log is open or has something unsent."""
         busy = False
         for job in self.spool.jobs():
-            for origin in job.origins():
-                passage = self._passage(job, origin)
+            if self._finished.get(job.id) == job.signature():
+                continue
+            passages = [self._passage(job, origin) for origin in job.origins()]
+            for passage in passages:
                 if passage is not None and not passage.finished:
                     busy |= self._step(passage)
+            if passages and all(passage is None or passage.finished for passage in passages):
+                self._finished[job.id] = job.signature()
         return busy
 
     def _passage(self, job: Job, origin: Origin) -> Passage | None:

@@ -164,6 +164,10 @@ class Job:
                 self._origins[entry.name] = Origin(entry)
         return [self._origins[name] for name in sorted(self._origins)]
 
+    def signature(self) -> tuple[float, ...]:
+        """Changes when a site appears or a log grows. Cheap: it is asked of every job that is kept, twice a second."""
+        return (_changed(self.folder), *(_size(origin.log) for origin in self._origins.values()))
+
     def origin(self, name: str) -> Origin:
         """One site's part, which need not exist yet.
 
@@ -216,12 +220,12 @@ class Spool:
     _jobs: dict[str, Job] = field(default_factory=dict, repr=False)
 
     def jobs(self) -> Iterator[Job]:
-        """Every job, the oldest first."""
+        """Every job, in no order."""
         folders = {folder.name: folder for folder in _folders(self.root)}
         for gone in set(self._jobs) - set(folders):
             del self._jobs[gone]
-        for folder in sorted(folders.values(), key=_changed):
-            yield self._jobs.setdefault(folder.name, Job(folder))
+        for name, folder in folders.items():
+            yield self._jobs.setdefault(name, Job(folder))
 
     def job(self, job_id: str) -> Job:
         """One job, which need not exist yet.
@@ -263,6 +267,13 @@ def _folders(parent: Path) -> list[Path]:
             return [Path(entry.path) for entry in entries if entry.is_dir() and NAME.fullmatch(entry.name)]
     except FileNotFoundError:
         return []
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _changed(path: Path) -> float:

@@ -24,7 +24,8 @@ POLL_SECONDS = 0.5
 
 def reports(spool: Spool) -> list[dict[str, Any]]:
     """Every job's, the oldest first."""
-    return [report for report in (job.report() for job in spool.jobs()) if report["sites"]]
+    jobs = sorted(spool.jobs(), key=lambda job: job.folder.stat().st_ctime)
+    return [report for report in (job.report() for job in jobs) if report["sites"]]
 
 
 def sync(spool: Spool, timeout: float) -> list[dict[str, Any]]:
