@@ -171,7 +171,6 @@ def _hold(path: Path, ready: Any) -> None:
     log = LogWriter(path)
     log.append(b"one")
     ready.set()
-    ready.clear()
     multiprocessing.Event().wait(60)
 
 

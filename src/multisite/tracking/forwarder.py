@@ -179,7 +179,7 @@ class Intake:
             with self._lock:
                 log = self._logs.get((job.id, site)) or self._logs.setdefault((job.id, site), LogWriter(origin.log))
             if message["data"]:
-                log.extend(int(message["offset"]), bytes(message["data"]))
+                log.extend(int(message["offset"]), message["data"])
             answer = {"size": log.size, "delivered": job.delivered().get(site, 0)}
             if message["closed"] and log.rows >= int(message["logged"]):
                 with self._lock:

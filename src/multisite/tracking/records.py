@@ -77,18 +77,24 @@ def decode(payload: bytes) -> Record:
     return Record(time_, step, metrics)
 
 
-def whole_frames(data: bytes | memoryview) -> tuple[list[bytes], int]:
-    """Payloads of the frames at the start of `data` that are whole and undamaged, and how many bytes they take."""
-    payloads, at, end = [], 0, len(data)
+def frame_ends(data: memoryview) -> list[int]:
+    """Where the frames at the start of `data` end, as far as they are whole and undamaged. Copies nothing."""
+    ends, at, end = [], 0, len(data)
     while at + HEAD.size <= end:
         length, checksum = HEAD.unpack_from(data, at)
         stop = at + HEAD.size + length
-        if length > MAX_RECORD_BYTES or stop > end:
+        if length > MAX_RECORD_BYTES or stop > end or zlib.crc32(data[at + HEAD.size : stop]) != checksum:
             break
-        payload = bytes(data[at + HEAD.size : stop])
-        if zlib.crc32(payload) != checksum:
-            break
-        payloads.append(payload)
+        ends.append(stop)
+        at = stop
+    return ends
+
+
+def whole_frames(data: bytes | memoryview) -> tuple[list[bytes], int]:
+    """Payloads of the frames at the start of `data` that are whole and undamaged, and how many bytes they take."""
+    view, at, payloads = memoryview(data), 0, []
+    for stop in frame_ends(view):
+        payloads.append(bytes(view[at + HEAD.size : stop]))
         at = stop
     return payloads, at
 
@@ -178,7 +184,7 @@ class LogWriter:
         os.ftruncate(self._descriptor, reader.offset)
         return reader.offset, reader.rows
 
-    def _write(self, data: bytes, size: int) -> None:
+    def _write(self, data: bytes | memoryview, size: int) -> None:
         """Writes all of `data` after `size` bytes, or leaves these alone.
 
         Raises:
@@ -226,17 +232,19 @@ class LogWriter:
         with self._lock:
             if not offset <= self.size < offset + len(data):
                 return
-            payloads, used = whole_frames(memoryview(data)[self.size - offset :])
-            if not payloads:
+            new = memoryview(data)[self.size - offset :]
+            ends = frame_ends(new)
+            if not ends:
                 return
-            self._write(data[self.size - offset : self.size - offset + used], self.size)
+            used = ends[-1]
+            self._write(new[:used], self.size)
             try:
                 os.fdatasync(self._descriptor)
             except OSError as error:
                 os.ftruncate(self._descriptor, self.size)
                 raise RecordRefused(f"{self.path}: {error.strerror}") from None
             self.size += used
-            self.rows += len(payloads)
+            self.rows += len(ends)
 
     def close(self) -> None:
         """Ends it: from now on `is_open` is false."""
