@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -83,21 +84,36 @@ def test_twenty_rounds_of_bursts_from_eight_sites_arrive(eight: Stack) -> None:
     check(eight, job, job_id)
 
 
-def test_a_million_values_arrive_and_memory_stays_flat_after_the_first_minute(eight: Stack) -> None:
-    job = Drill(sites=SITES, rounds=10, values=12_500, seconds=18.0, wait_seconds=600)
-    started, samples = time.monotonic(), []
-    job_id = job.submit(eight)
-    report = {"pending": 1, "sites": {}}
-    while report["pending"] or len(report["sites"]) < SITES:
+def watched(stack: Stack, job: Drill) -> tuple[str, dict[str, float]]:
+    """Runs a job to its last delivery. Returns its id and, by process on the server, MiB gained after the first minute."""
+    started = time.monotonic()
+    samples: list[tuple[float, dict[str, float]]] = []
+    job_id = job.submit(stack)
+    report: dict[str, Any] = {}
+    while not report or report["pending"] or report["state"] != "done":
         assert time.monotonic() - started < 900, report
-        samples.append((time.monotonic() - started, json.loads(eight.execute("server", "python", "-c", RSS).text.splitlines()[-1])))
+        samples.append((time.monotonic() - started, json.loads(stack.execute("server", "python", "-c", RSS).text.splitlines()[-1])))
         time.sleep(5)  # the sampling's period
-        report = spool(eight, "server", job_id) or report
-        (eight.home / "memory.json").write_text(json.dumps(samples), encoding="utf-8")
-    assert job.wait(eight, job_id, 120) == "FINISHED:COMPLETED"
-    check(eight, job, job_id)
-    assert sum(site["delivered"] for name, site in report["sites"].items() if name != "server") == 1_000_000
+        report = spool(stack, "server", job_id) or report
+    assert job.wait(stack, job_id, 120) == "FINISHED:COMPLETED"
+    gained = {}
     for name in ("federation.node", "tracking.writer", "wandb-core"):
         after = [sample[name] for when, sample in samples if name in sample and when > 90]  # the job starts after about 25 s
-        print(f"{name}: {after[0]:.0f} MiB after the first minute, at most {max(after):.0f} MiB later")
-        assert max(after) - after[0] < FLAT_MIB, f"{name}: {after}"
+        gained[name] = max(after) - after[0]
+        print(
+            f"{name}: {after[0]:.0f} MiB after the first minute, at most {max(after):.0f} MiB later ({job.values} values a round)"
+        )
+    return job_id, gained
+
+
+def test_a_million_values_arrive_and_memory_stays_flat_after_the_first_minute(eight: Stack) -> None:
+    """NVFlare's server process gains a little with every job, metrics or not: the same job with hardly any is the measure."""
+    _, control = watched(eight, Drill(sites=SITES, rounds=10, values=10, seconds=18.0, wait_seconds=600))
+    job = Drill(sites=SITES, rounds=10, values=12_500, seconds=18.0, wait_seconds=600)
+    job_id, gained = watched(eight, job)
+    check(eight, job, job_id)
+    sites = spool(eight, "server", job_id)["sites"]
+    assert sum(site["delivered"] for name, site in sites.items() if name != "server") == 1_000_000
+    for name in ("tracking.writer", "wandb-core"):
+        assert gained[name] < FLAT_MIB
+    assert gained["federation.node"] - control["federation.node"] < FLAT_MIB
