@@ -1,7 +1,6 @@
 """What arrives, beside NVFlare's own receiver in the same cases:  python -m tests.bench.comparison
 
-The same job in the same containers, arms interleaved; a cell is the share of the logged (value, step) pairs that the backend has
-exactly once after the job's end, then after `make sync` where something was left, and the job's seconds. Needs the images
+The same job in the same containers, arms interleaved; a cell is the share of the logged values that the backend has exactly once after the job's end, then after `make sync` where something was left, and the job's seconds. Needs the images
 (`make up` once) and Docker.
 """
 
@@ -23,13 +22,12 @@ BASE = Drill(rounds=6, values=400, seconds=4.0, wait_seconds=30)
 SETTLE_SECONDS = 15.0
 
 
-def share(stack: Stack, job: Drill, job_id: str, stock: bool) -> float:
-    """Percent of the pairs that arrived exactly once."""
-    wanted = [(site, pair) for site in job.site_names() for pair in expected(job.rounds, job.values, job.pattern)]
-    group = "stock" if stock else job_id
-    found: Counter[tuple[str, tuple[int, int | None]]] = Counter()
+def share(stack: Stack, job: Drill, job_id: str) -> float:
+    """Percent of the values that arrived exactly once, whatever step they have."""
+    wanted = [(site, value) for site in job.site_names() for value, _ in expected(job.rounds, job.values, job.pattern)]
+    found: Counter[tuple[str, int]] = Counter()
     for site in job.site_names():
-        found.update((site, pair) for pair in arrived(stack.backend(), group, site))
+        found.update((site, value) for value, _ in arrived(stack.backend(), job_id, site))
     return 100 * sum(found[pair] == 1 for pair in wanted) / len(wanted)
 
 
@@ -70,14 +68,14 @@ def run(stack: Stack, case: str, stock: bool) -> str:
     seconds = time.monotonic() - started
     set_faults(stack.backend_url())
     deadline = time.monotonic() + SETTLE_SECONDS
-    best = share(stack, job, job_id, stock)
+    best = share(stack, job, job_id)
     while best < 100 and time.monotonic() < deadline and not throughout:
         time.sleep(1)
-        best = share(stack, job, job_id, stock)
+        best = share(stack, job, job_id)
     cell = f"{best:.1f}%"
     if best < 100 and not stock:
         stack.make("sync")
-        cell += f", then {share(stack, job, job_id, stock):.1f}% (make sync)"
+        cell += f", then {share(stack, job, job_id):.1f}% (make sync)"
     return f"{cell}, {seconds:.0f} s, {status.removeprefix('FINISHED:')}"
 
 
