@@ -66,6 +66,8 @@ def eight(stack: Stack) -> Iterator[Stack]:
     env.write_text(before[0], encoding="utf-8")
     project.write_text(before[1], encoding="utf-8")
     assert stack.make("up", seconds=600).code == 0
+    for n in more:  # Compose forgets the networks of an overlay that is gone
+        stack.run("docker", "network", "rm", f"{stack.name}_site-{n}")
 
 
 def check(stack: Stack, job: Drill, job_id: str) -> None:
