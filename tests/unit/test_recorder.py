@@ -119,6 +119,26 @@ def test_a_full_disk_raises_nothing_and_is_counted_and_said_once(
     assert "Next: free space" in caplog.text
 
 
+def test_a_log_that_opens_late_or_has_closed_raises_nothing_in_the_training_script(
+    api: InProcessClientAPI, recorder: MetricsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = WandBWriter(context(api))
+    assert recorder._log is not None
+    recorder._log.close()
+    writer.log({"after the end": 1})
+    recorder._log = None
+    recorder._opened = float("-inf")
+
+    def full(self: LogWriter, data: bytes, size: int) -> None:
+        raise RecordRefused("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LogWriter, "_write", full)
+        writer.log({"lost": 1})
+    assert recorder._refused == 2
+    assert logged(recorder) == []
+
+
 def test_the_count_of_refused_metrics_needs_no_new_space(recorder: MetricsRecorder) -> None:
     assert recorder._origin is not None
     size = recorder._origin.refused.stat().st_size

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from multisite.tracking.forwarder import DONE
@@ -38,7 +38,7 @@ class Writing:
     asked: float = 0.0
     patient_until: float = 0.0
     signature: tuple[float, ...] = ()
-    settled: bool = field(default=False)  # everything that is here is delivered
+    settled: bool = False  # everything that is here is delivered
 
 
 class Delivery:

@@ -44,7 +44,7 @@ class Passage:
     poll: float = DELIVERY_POLL_SECONDS[0]
     problem: str = ""
     finished: bool = False
-    synced: int = field(default=0)
+    synced: int = 0
 
 
 class Forwarder:

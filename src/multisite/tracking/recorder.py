@@ -108,24 +108,17 @@ class MetricsRecorder(Widget):
             metrics = {f"{key}/{name}": scalar for name, scalar in value.items()}
         else:
             return False
+        if self._origin is None:
+            return False  # the job has ended
+        if self._log is None and time.monotonic() - self._opened > REOPEN_SECONDS:
+            self._open()
         log = self._log
-        if log is None:
-            return self._retry(metrics, rest)
         try:
+            if log is None:
+                raise RecordRefused("the record log can't be opened")
             log.log(metrics, rest.get("global_step"))
         except RecordRefused as refused:
             self._refuse(str(refused))
-        return True
-
-    def _retry(self, metrics: dict[str, Any], rest: dict[str, Any]) -> bool:
-        if self._origin is None:
-            return False  # the job has ended
-        if time.monotonic() - self._opened > REOPEN_SECONDS:
-            self._open()
-        if self._log is None:
-            self._refuse("the record log can't be opened")
-        else:
-            self._log.log(metrics, rest.get("global_step"))
         return True
 
     def _refuse(self, reason: str) -> None:

@@ -206,6 +206,8 @@ class LogWriter:
         """
         data = frame(payload)
         with self._lock:
+            if self._descriptor < 0:
+                raise RecordRefused(f"{self.path}: closed")
             self._write(data, self.size)
             self.size += len(data)
             self.rows += 1
@@ -248,9 +250,10 @@ class LogWriter:
 
     def close(self) -> None:
         """Ends it: from now on `is_open` is false."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
 
 def is_open(path: Path) -> bool:
