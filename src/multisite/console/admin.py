@@ -139,12 +139,14 @@ def _follow(flare: Session, job_id: str) -> int:
 
 
 def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
-    """The reporter's snapshot from NVFlare's job stats; None while the job has none to give."""
+    """The reporter's snapshot from NVFlare's job stats; None while the job has none to give.
+
+    A job process that is starting or ending answers nothing, and NVFlare reports that as `NoConnection` to the server.
+    Whether the server itself is gone, the next look at the job's status tells.
+    """
     try:
         stats = flare.show_stats(job_id, "server")
-    except NoConnection:
-        raise
-    except Exception as error:  # the job's process is not there yet, or not any more
+    except Exception as error:
         print(f"no stats now: {error}", file=sys.stderr)
         return None
     server = stats.get("server") if isinstance(stats, dict) else None
