@@ -176,6 +176,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def switch(stack: Stack, clients: bool) -> None:
+    """Brings the deployment up with the W&B key at the sites, or at the server."""
+    up = f"from pathlib import Path; from multisite.console.deployment import Deployment; Deployment.load(Path('.')).up({clients})"
+    done = stack.run("python3", "-c", up, PYTHONPATH="src")
+    assert done.code == 0, done.text
+
+
 def job_id_in(text: str) -> str:
     """The job id that a submit printed."""
     return next(line for line in text.splitlines() if line.startswith("job ") and " submitted" in line).split()[1]

@@ -11,17 +11,13 @@ import pytest
 
 from tests.e2e.drill.job import Drill, arrived, logged, spool
 from tests.e2e.drill.script import expected
-from tests.e2e.stack import KEY, Stack
-from tests.wandb_backend.client import set_faults
+from tests.e2e.stack import KEY, Stack, switch
+from tests.wandb_backend.client import rows, set_faults
 
 matrix = pytest.mark.skipif(os.environ.get("FAULTS") != "all", reason="part of `make test-faults`")
-SWITCH = "from pathlib import Path; from multisite.console.deployment import Deployment; Deployment.load(Path('.')).up({})"
 FULL = Drill(rounds=3, values=400, seconds=8.0)
-
-
-def switch(stack: Stack, clients: bool) -> None:
-    done = stack.run("python3", "-c", SWITCH.format(clients), seconds=300, PYTHONPATH="src")
-    assert done.code == 0, done.text
+LONG = {"seconds": 25.0}  # a job that outlives a fault of FAULT_SECONDS
+FAULT_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +99,16 @@ def check_no_more_than_logged(stack: Stack, job: Drill, job_id: str) -> None:
     stack.wait_for(complete, "everything that was logged has arrived", 180)
 
 
+def check_training_time(stack: Stack, job: Drill, job_id: str) -> None:
+    """Through the server, whose run has a row a round: no round took longer than its training by more than 5%."""
+    if job.clients:
+        return
+    found = [row for run in stack.backend().runs() if job_id in str(run["group"]) for row in rows(run)]
+    rounds = [float(str(row["global/round_seconds"])) for row in found if "global/round_seconds" in row]
+    assert len(rounds) == job.rounds
+    assert max(rounds) < job.seconds * 1.05
+
+
 def test_steps_repeated_out_of_order_restarting_and_absent_arrive_as_they_were_logged(open_stack: Stack, clients: bool) -> None:
     job = Drill(rounds=20, values=1000, seconds=0.0, clients=clients, wait_seconds=60)
     job_id = job.run(open_stack)
@@ -116,7 +122,7 @@ def test_steps_repeated_out_of_order_restarting_and_absent_arrive_as_they_were_l
 def test_a_backend_that_refuses_connections_for_a_while_loses_nothing(open_stack: Stack, clients: bool) -> None:
     job = drill(clients)
     job_id = begin(open_stack, job)
-    set_faults(open_stack.backend_url(), refuse=60 if os.environ.get("FAULTS") == "all" else 15)
+    set_faults(open_stack.backend_url(), refuse=FAULT_SECONDS if os.environ.get("FAULTS") == "all" else 15)
     assert job.wait(open_stack, job_id) == "FINISHED:COMPLETED"
     settle(open_stack, job, job_id)
 
@@ -124,24 +130,26 @@ def test_a_backend_that_refuses_connections_for_a_while_loses_nothing(open_stack
 @matrix
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_backend_that_answers_with_an_error_for_a_while_loses_nothing(open_stack: Stack, clients: bool, status: int) -> None:
-    job = drill(clients)
+    job = drill(clients, **LONG)
     job_id = begin(open_stack, job)
     set_faults(open_stack.backend_url(), graphql=status, file_stream=status)
-    time.sleep(12)  # the fault's length, not a wait for something
+    time.sleep(FAULT_SECONDS)  # the fault's length, not a wait
     set_faults(open_stack.backend_url())
     assert job.wait(open_stack, job_id) == "FINISHED:COMPLETED"
     settle(open_stack, job, job_id)
+    check_training_time(open_stack, job, job_id)
 
 
 @matrix
 def test_answers_that_are_lost_after_the_rows_were_stored_double_nothing(open_stack: Stack, clients: bool) -> None:
-    job = drill(clients)
+    job = drill(clients, **LONG)
     job_id = begin(open_stack, job)
     set_faults(open_stack.backend_url(), drop=True)
-    time.sleep(12)  # the fault's length
+    time.sleep(FAULT_SECONDS)  # the fault's length
     set_faults(open_stack.backend_url())
     assert job.wait(open_stack, job_id) == "FINISHED:COMPLETED"
     settle(open_stack, job, job_id)
+    check_training_time(open_stack, job, job_id)
 
 
 @matrix
@@ -150,14 +158,7 @@ def test_a_slow_backend_slows_no_training(open_stack: Stack, clients: bool) -> N
     job = drill(clients, wait_seconds=60)
     job_id = job.run(open_stack, 240)
     settle(open_stack, job, job_id, 180)
-    rounds = [row for run in open_stack.backend().runs() if job_id in str(run["group"]) for row in _rows(run)]
-    assert all(row["global/round_seconds"] < FULL.seconds * 1.05 for row in rounds if "global/round_seconds" in row)
-
-
-def _rows(run: dict[str, object]) -> list[dict[str, float]]:
-    from tests.wandb_backend.client import rows
-
-    return rows(run)  # type: ignore[arg-type]
+    check_training_time(open_stack, job, job_id)
 
 
 @matrix
@@ -221,7 +222,7 @@ def test_a_killed_writer_is_replaced_and_repeats_nothing(open_stack: Stack, clie
 def test_a_killed_job_process_of_a_site_leaves_what_it_logged(open_stack: Stack, clients: bool) -> None:
     job = drill(clients)
     job_id = begin(open_stack, job)
-    kill_python(open_stack, "site-1", "nvflare.private.fed.app.client.worker_process")
+    kill_python(open_stack, "site-1", "multisite.federation.job_process site")
     job.wait(open_stack, job_id, 240)
     check_no_more_than_logged(open_stack, job, job_id)
 
@@ -230,7 +231,7 @@ def test_a_killed_job_process_of_a_site_leaves_what_it_logged(open_stack: Stack,
 def test_a_killed_job_process_of_the_server_leaves_what_the_sites_logged(open_stack: Stack, clients: bool) -> None:
     job = drill(clients)
     job_id = begin(open_stack, job)
-    kill_python(open_stack, "server", "nvflare.private.fed.app.server.runner_process")
+    kill_python(open_stack, "server", "multisite.federation.job_process server")
     job.wait(open_stack, job_id, 240)
     check_no_more_than_logged(open_stack, job, job_id)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.drill.job import Drill, spool
 from tests.e2e.drill.script import expected
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, switch
 from tests.wandb_backend.client import rows
 
 pytestmark = pytest.mark.skipif(os.environ.get("FAULTS") != "all", reason="part of `make test-faults`")
@@ -28,46 +28,63 @@ for p in pathlib.Path('/proc').iterdir():
             pages = int((p / 'statm').read_text().split()[1])
         except OSError:
             continue
-        for name in ('federation.node', 'tracking.writer', 'wandb-core', 'worker_process', 'runner_process'):
+        for name in ('federation.node', 'tracking.writer', 'wandb-core'):
             if name in line and not line.startswith('/sbin'):
                 found[name] = found.get(name, 0) + pages * 4096 / 2**20
 print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def eight(stack: Stack) -> Iterator[Stack]:
-    """The deployment with six more sites."""
+def overlay(clients: bool) -> str:
+    """Six more sites, made as the two that compose.yaml and docker/client-stream.yaml have."""
     more = range(3, SITES + 1)
-    services = {
+    services: dict[str, Any] = {
         "provision": {"volumes": [f"kit-site-{n}:/kits/site-{n}" for n in more]},
         "server": {"networks": [f"site-{n}" for n in more]},
+        "wandb-backend": {"networks": [f"egress-site-{n}" for n in more] if clients else ["egress"]},
     }
     lines = [f"  {name}: {json.dumps(value)}" for name, value in services.items()]
     for n in more:
         volumes = json.dumps([f"kit-site-{n}:/kit:ro", f"site-{n}:/workspace", "shard-site-1:/data:ro"])
+        networks, secrets = (f"site-{n}, egress-site-{n}", ", secrets: [wandb_api_key]") if clients else (f"site-{n}", "")
         lines.append(
-            f"  site-{n}: {{extends: {{file: compose.yaml, service: site-1}}, volumes: {volumes}, networks: !override [site-{n}]}}"
+            f"  site-{n}: {{extends: {{file: compose.yaml, service: site-1}}, volumes: {volumes}, networks: !override [{networks}]{secrets}}}"
         )
-    overlay = stack.home / "eight.yaml"
     text = "services:\n" + "\n".join(lines)
-    text += f"\nnetworks: {json.dumps({f'site-{n}': {'internal': True} for n in more})}"
-    text += f"\nvolumes: {json.dumps({f'{kind}site-{n}': {} for n in more for kind in ('kit-', '')})}\n"
-    overlay.write_text(text, encoding="utf-8")
+    networks_made: dict[str, Any] = {f"site-{n}": {"internal": True} for n in more}
+    if clients:
+        networks_made |= {f"egress-site-{n}": {} for n in more}
+    text += f"\nnetworks: {json.dumps(networks_made)}"
+    return text + f"\nvolumes: {json.dumps({f'{kind}site-{n}': {} for n in more for kind in ('kit-', '')})}\n"
+
+
+@pytest.fixture(scope="module", params=["server", "clients"])
+def clients(request: pytest.FixtureRequest) -> bool:
+    """Both ways of streaming: whether the sites deliver."""
+    return bool(request.param == "clients")
+
+
+@pytest.fixture(scope="module")
+def eight(stack: Stack, clients: bool) -> Iterator[Stack]:
+    """The deployment with six more sites."""
+    more = range(3, SITES + 1)
+    file = stack.home / "eight.yaml"
+    file.write_text(overlay(clients), encoding="utf-8")
     env, project = stack.home / ".env", stack.home / "project.yml"
     before = env.read_text(encoding="utf-8"), project.read_text(encoding="utf-8")
-    extra = f"COMPOSE_EXTRA={overlay}:"
-    env.write_text("ALLOW_CUSTOM_CODE=yes\n" + before[0].replace("COMPOSE_EXTRA=", extra), encoding="utf-8")
+    extra = f"COMPOSE_EXTRA={stack.settings['COMPOSE_EXTRA']}:{file}"
+    text = before[0].replace(f"COMPOSE_EXTRA={stack.settings['COMPOSE_EXTRA']}", extra)
+    env.write_text("ALLOW_CUSTOM_CODE=yes\n" + text, encoding="utf-8")
     added = "".join(f"  - name: site-{n}\n    type: client\n    org: multisite\n" for n in more)
     project.write_text(before[1].replace("  - name: admin@", added + "  - name: admin@"), encoding="utf-8")
-    done = stack.make("up", seconds=600)
-    assert done.code == 0, done.text
+    switch(stack, clients)
     yield stack
     env.write_text(before[0], encoding="utf-8")
     project.write_text(before[1], encoding="utf-8")
-    assert stack.make("up", seconds=600).code == 0
+    switch(stack, False)
     for n in more:  # Compose forgets the networks of an overlay that is gone
-        stack.run("docker", "network", "rm", f"{stack.name}_site-{n}")
+        for name in (f"site-{n}", f"egress-site-{n}"):
+            stack.run("docker", "network", "rm", f"{stack.name}_{name}")
 
 
 def check(stack: Stack, job: Drill, job_id: str) -> None:
@@ -79,24 +96,25 @@ def check(stack: Stack, job: Drill, job_id: str) -> None:
         assert found == wanted, site
 
 
-def test_twenty_rounds_of_bursts_from_eight_sites_arrive(eight: Stack) -> None:
-    job = Drill(sites=SITES, rounds=20, values=1000, seconds=0.0, wait_seconds=120)
+def test_twenty_rounds_of_bursts_from_eight_sites_arrive(eight: Stack, clients: bool) -> None:
+    job = Drill(sites=SITES, rounds=20, values=1000, seconds=0.0, clients=clients, wait_seconds=120)
     job_id = job.run(eight, 400)
     eight.wait_for(lambda: spool(eight, "server", job_id)["pending"] == 0, "everything delivered", 200)
     check(eight, job, job_id)
 
 
 def watched(stack: Stack, job: Drill) -> tuple[str, dict[str, float]]:
-    """Runs a job to its last delivery. Returns its id and, by process on the server, MiB gained after the first minute."""
+    """Runs a job to its last delivery. Returns its id and, by process where the writer is, MiB gained after the first minute."""
+    service = "site-1" if job.clients else "server"
     started = time.monotonic()
     samples: list[tuple[float, dict[str, float]]] = []
     job_id = job.submit(stack)
     report: dict[str, Any] = {}
     while not report or report["pending"] or report["state"] != "done":
         assert time.monotonic() - started < 900, report
-        samples.append((time.monotonic() - started, json.loads(stack.execute("server", "python", "-c", RSS).text.splitlines()[-1])))
+        samples.append((time.monotonic() - started, json.loads(stack.execute(service, "python", "-c", RSS).text.splitlines()[-1])))
         time.sleep(5)  # the sampling's period
-        report = spool(stack, "server", job_id) or report
+        report = spool(stack, service, job_id) or report
     assert job.wait(stack, job_id, 120) == "FINISHED:COMPLETED"
     gained = {}
     for name in ("federation.node", "tracking.writer", "wandb-core"):
@@ -108,11 +126,12 @@ def watched(stack: Stack, job: Drill) -> tuple[str, dict[str, float]]:
     return job_id, gained
 
 
-def test_a_million_values_arrive_and_memory_stays_flat_after_the_first_minute(eight: Stack) -> None:
-    """NVFlare's server process gains a little with every job, metrics or not: the same job with hardly any is the measure."""
-    _, control = watched(eight, Drill(sites=SITES, rounds=10, values=10, seconds=18.0, wait_seconds=600))
-    job = Drill(sites=SITES, rounds=10, values=12_500, seconds=18.0, wait_seconds=600)
+def test_a_million_values_arrive_and_memory_stays_flat_after_the_first_minute(eight: Stack, clients: bool) -> None:
+    """NVFlare's own process gains a little with every job, metrics or not: the same job with hardly any is the measure."""
+    _, control = watched(eight, Drill(sites=SITES, rounds=10, values=10, seconds=18.0, clients=clients, wait_seconds=600))
+    job = Drill(sites=SITES, rounds=10, values=12_500, seconds=18.0, clients=clients, wait_seconds=600)
     job_id, gained = watched(eight, job)
+    eight.wait_for(lambda: spool(eight, "server", job_id)["pending"] == 0, "everything delivered", 200)
     check(eight, job, job_id)
     sites = spool(eight, "server", job_id)["sites"]
     assert sum(site["delivered"] for name, site in sites.items() if name != "server") == 1_000_000

@@ -8,7 +8,7 @@ import pytest
 from nvflare.fuel.flare_api.api_spec import NoConnection
 from nvflare.fuel.flare_api.flare_api import Session
 
-from multisite.console import admin
+from multisite.console import admin_commands
 from multisite.federation import progress
 
 
@@ -29,8 +29,8 @@ class Flare:
     [NoConnection("cannot connect to server: ERROR_SERVER_CONNECTION"), RuntimeError("no such job"), {}, {"server": "gone"}, None],
 )
 def test_a_job_that_has_no_stats_now_is_no_dead_server(answer: object) -> None:
-    assert admin._stats(cast(Session, Flare(answer)), "a job") is None
+    assert admin_commands._stats(cast(Session, Flare(answer)), "a job") is None
 
 
 def test_the_stats_of_a_running_job_are_the_reporters_snapshot() -> None:
-    assert admin._stats(cast(Session, Flare({"server": {progress.STATS_GROUP: {"round": 1}}})), "a job") == {"round": 1}
+    assert admin_commands._stats(cast(Session, Flare({"server": {progress.STATS_GROUP: {"round": 1}}})), "a job") == {"round": 1}

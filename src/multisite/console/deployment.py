@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Deployment:
 
     settings: Settings
     docker: Docker
+    _described: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, home: Path) -> Deployment:
@@ -51,7 +52,7 @@ class Deployment:
             client_stream: move the key to the sites (True) or to the server (False); None keeps it where it is.
 
         Returns:
-            NVFlare's word on the sites, see `console.admin.wait`.
+            NVFlare's word on the sites, see `console.admin_commands.wait`.
 
         Raises:
             ConsoleError: a step failed; it says which, why and what to do.
@@ -232,9 +233,11 @@ class Deployment:
         return "synthetic" if "synthetic" in held else "cifar10"
 
     def describe(self, site: str) -> dict[str, Any]:
-        """What a local site says of itself: device, and examples by partition."""
-        result = self.docker.compose("exec", "-T", site, "python", "-m", "multisite.federation.describe")
-        return dict(json.loads(result.out)) if result.code == 0 and result.out.startswith("{") else {}
+        """What a local site says of itself: device, and examples by partition. Asked once."""
+        if site not in self._described:
+            result = self.docker.compose("exec", "-T", site, "python", "-m", "multisite.federation.describe")
+            self._described[site] = dict(json.loads(result.out)) if result.code == 0 and result.out.startswith("{") else {}
+        return self._described[site]
 
 
 def _dataset(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import time
 import zlib
 from pathlib import Path
 
@@ -64,18 +65,22 @@ class Site:
 
     def train(self, round: int) -> flare.FLModel:
         """One round of local training from the current weights."""
+        started = time.perf_counter()
         before = self.evaluate(round)
+        evaluated = time.perf_counter() - started
         steps_a_round = self.recipe.local_epochs * -(-len(self.labels) // self.recipe.batch)
 
         def on_step(step: int, loss: float) -> None:
             self.writer.log({"train/loss": loss}, step=round * steps_a_round + step)
 
         result = train_round(self.model, self.images, self.labels, self.recipe, round, self.seed, self.device, on_step)
+        trained_at = time.time()
         trained = {
             "train_loss": result.loss,
             "train_accuracy": result.accuracy,
             "train_seconds": result.seconds,
             "examples": float(result.examples),
+            "evaluate_seconds": evaluated,
         }
         self.writer.log({f"train_round/{name}": value for name, value in trained.items()} | {"round": round + 1}, step=None)
         logger.info(
@@ -91,7 +96,11 @@ class Site:
         return flare.FLModel(
             params={name: value.detach().cpu().numpy() for name, value in self.model.state_dict().items()},
             metrics={**before, **trained},
-            meta={"NUM_STEPS_CURRENT_ROUND": result.steps, "dataset": self.shard.manifest["dataset"]},
+            meta={
+                "NUM_STEPS_CURRENT_ROUND": result.steps,
+                "dataset": self.shard.manifest["dataset"],
+                "trained_at": trained_at,
+            },
         )
 
 

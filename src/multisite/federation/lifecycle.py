@@ -12,6 +12,8 @@ from nvflare.apis.fl_constant import SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_def import RunStatus
 
+from multisite.federation.timers import JobBell, ring_for_jobs
+
 logger = logging.getLogger("multisite.node")
 
 
@@ -34,16 +36,24 @@ ENGINE = Engine()
 class NodeWatch(FLComponent):
     """Site- and server-level component (`local/resources.json`). Job processes load it too; there it never starts."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._bell: JobBell | None = None
+
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """NVFlare's event seam."""
         if event_type == EventType.AFTER_CLIENT_HEARTBEAT:
             ENGINE.heartbeat = time.monotonic()
+        elif event_type == EventType.SUBMIT_JOB and self._bell is not None:
+            self._bell.ring()
         if event_type != EventType.SYSTEM_START:
             return
         engine = fl_ctx.get_engine()
         manager = engine.get_component(SystemComponents.JOB_MANAGER)
         if manager is not None:
             _close_jobs_of_a_dead_server(manager, fl_ctx)
+            self._bell = JobBell(lambda: list(engine.run_processes))
+            ring_for_jobs(self._bell)
         ENGINE.set(engine)
 
 

@@ -17,6 +17,8 @@ from nvflare.lighter.spec import Builder
 OUR_COMPONENTS = (
     "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
     "multisite.federation.controller.EvaluatedFedAvg",
+    "multisite.federation.job_process.ServerJobLauncher",
+    "multisite.federation.job_process.SiteJobLauncher",
     "multisite.federation.lifecycle.NodeWatch",
     "multisite.federation.persistor.SafetensorsPersistor",
     "multisite.federation.progress.RoundReporter",
@@ -27,6 +29,7 @@ OUR_COMPONENTS = (
 JOB_STORE = "/workspace/jobs"
 SNAPSHOTS = "/workspace/snapshots"
 HEARTBEAT_TIMEOUT_SECONDS = 30
+ENGINE_SECONDS = 0.2  # how often a job's process on the server looks whether its job has ended; NVFlare's own: 3 s
 RESOURCES = "resources.json"
 AUTHORIZATION = "authorization.json"
 PROJECT_ADMIN_RIGHTS = {
@@ -56,11 +59,15 @@ class SitePolicyBuilder(Builder):
         local = Path(ctx.get_local_dir(participant))
         resources = _read(local / f"{RESOURCES}.default")
         resources["class_allow_list"] = [*resources["class_allow_list"], *OUR_COMPONENTS]
+        is_server = "servers" in resources
+        for component in resources["components"]:
+            if component["id"] == "process_launcher":
+                component["path"] = f"multisite.federation.job_process.{'Server' if is_server else 'Site'}JobLauncher"
         resources["components"] += [
             {"id": "node_watch", "path": "multisite.federation.lifecycle.NodeWatch"},
             {"id": "tracking_agent", "path": "multisite.tracking.agent.TrackingAgent"},
         ]
-        _save(local / RESOURCES, _server_resources(resources) if "servers" in resources else resources)
+        _save(local / RESOURCES, _server_resources(resources) if is_server else resources)
         authorization = _read(local / f"{AUTHORIZATION}.default")
         authorization["permissions"]["project_admin"] = PROJECT_ADMIN_RIGHTS
         authorization["permissions"]["lead"]["byoc"] = "none"
@@ -76,6 +83,7 @@ def allow_custom_code(authorization: dict[str, Any]) -> dict[str, Any]:
 
 def _server_resources(resources: dict[str, Any]) -> dict[str, Any]:
     resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_SECONDS
+    resources["servers"][0]["check_engine_frequency"] = ENGINE_SECONDS
     resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = SNAPSHOTS
     for component in resources["components"]:
         if component["id"] == "job_manager":

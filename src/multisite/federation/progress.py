@@ -26,14 +26,18 @@ SITE_ERROR = "multisite/error"
 SITE_ERROR_EVENT = "fed.analytix_log_stats"
 RESULTS = "rounds.json"
 TABLE = "rounds.csv"
-COLUMNS = ("round", "site", "accuracy", "loss", "train_loss", "train_accuracy", "train_seconds", "examples", "dataset")
+COLUMNS = (
+    "round", "site", "accuracy", "loss", "evaluate_seconds",
+    "train_loss", "train_accuracy", "train_seconds", "trained_at", "examples", "dataset",
+)  # fmt: skip
 
 
 class RoundReporter(Widget):
     """Collects what each site reports in each round.
 
     A row is one site's report: `accuracy` and `loss` are of the global model after `round` rounds, on the test set; the
-    `train_*` columns are of the local training that follows, and absent in the last row (the final evaluation).
+    `train_*` columns are of the local training that follows, which ended at `trained_at` (seconds since the epoch, by the site's
+    clock), and absent in the last row (the final evaluation).
 
     Live: the rows are part of NVFlare's job stats (`nvflare job stats`, `Session.show_stats`). On disk: `metrics/rounds.json`
     and `metrics/rounds.csv` in the job's folder, rewritten whenever a site reports.
@@ -86,7 +90,7 @@ class RoundReporter(Widget):
         if result is None or result.get_return_code() != "OK":
             return
         model = FLModelUtils.from_shareable(result)
-        told = {**(model.metrics or {}), "dataset": (model.meta or {}).get("dataset", "")}
+        told = {**(model.metrics or {}), "dataset": "", **(model.meta or {})}
         row = {"round": int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0)), "site": site}
         row |= {name: told[name] for name in COLUMNS if name in told}
         with self._lock:

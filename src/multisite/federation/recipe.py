@@ -25,7 +25,7 @@ PROJECT = "multisite-cifar10"
 AXES = {"test/*": "round", "train_round/*": "round"}
 CLIENT_SCRIPT = Path(__file__).with_name("client.py")
 # Seconds between looks for work; NVFlare's own are 0.5 to 2 s, which a short round would mostly wait for.
-TASK_PERIOD = 0.05
+TASK_PERIOD = 0.02
 
 
 class Cifar10Recipe(FedAvgRecipe):
@@ -55,6 +55,7 @@ class Cifar10Recipe(FedAvgRecipe):
         self._job.job.set_app_packages(["multisite"])  # in every image: not to be copied into the job
         self._job.to_server(RoundReporter(rounds=options.rounds), id="round_reporter")
         self.add_server_config({"server": {"task_request_interval": TASK_PERIOD}})
+        self.add_client_config({"default_task_fetch_interval": TASK_PERIOD})
         if options.receiver == "nvflare":
             if options.streamed_to_server:
                 self._job.to_server(_stock_receiver(options), id="wandb_receiver")
@@ -85,7 +86,7 @@ class Cifar10Recipe(FedAvgRecipe):
             num_clients=self.min_clients,
             num_rounds=self.num_rounds,
             persistor_id=persistor_id,
-            task_check_period=TASK_PERIOD,
+            task_check_period=TASK_PERIOD / 2,
         )
 
 

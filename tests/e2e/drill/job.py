@@ -17,14 +17,14 @@ from tests.wandb_backend.client import BackendState, rows
 WANDB = {"project": "drill", "name": "drill"}
 SUBMIT = """
 import sys, contextlib
-from multisite.console import admin
-with contextlib.redirect_stdout(sys.stderr), admin.session() as flare:
+from multisite.console import admin_service
+with contextlib.redirect_stdout(sys.stderr), admin_service.session() as flare:
     print(flare.submit_job("/tmp/drill"), file=sys.__stdout__)
 """
 STATUS = """
 import sys, contextlib
-from multisite.console import admin
-with contextlib.redirect_stdout(sys.stderr), admin.session() as flare:
+from multisite.console import admin_service
+with contextlib.redirect_stdout(sys.stderr), admin_service.session() as flare:
     print(flare.get_job_meta(sys.argv[1])["status"], file=sys.__stdout__)
 """
 

@@ -1,0 +1,191 @@
+"""What the admin can do: each command speaks NVFlare through a logged-in session and tells what happens in events.
+
+An event is a name and fields, see `admin_service.Emitter`. A command returns its exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nvflare.fuel.flare_api.flare_api import Session
+
+from multisite.console.admin import EXIT_FAILED, EXIT_TIMEOUT
+from multisite.federation import options as job_options
+from multisite.federation import progress
+from multisite.federation.recipe import NAME, Cifar10Recipe
+from multisite.tracking import receiver as tracking
+
+POLL_SECONDS = 0.25
+STATS_SECONDS = 1.0
+RESULTS = Path("/results")
+FINISHED = "FINISHED"
+COMPLETED = "FINISHED:COMPLETED"
+
+Emit = Callable[..., None]
+
+
+def wait(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
+    """Reports the registered sites once all of `--sites` are among them."""
+    wanted = {name for name in arguments.sites.split(",") if name}
+    deadline = time.monotonic() + arguments.timeout
+    while True:
+        registered = {client.name for client in flare.get_system_info().client_info}
+        missing = sorted(wanted - registered)
+        if not missing or time.monotonic() > deadline:
+            emit("sites", registered=sorted(registered), missing=missing)
+            return EXIT_TIMEOUT if missing else 0
+        time.sleep(POLL_SECONDS)
+
+
+def jobs(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
+    """Lists the jobs, newest first, and the registered sites."""
+    listed = flare.list_jobs(detailed=False, reverse=True, limit=arguments.limit)
+    emit(
+        "jobs",
+        registered=sorted(client.name for client in flare.get_system_info().client_info),
+        jobs=[{key: job.get(key) for key in ("job_id", "job_name", "status", "submit_time", "duration")} for job in listed],
+    )
+    return 0
+
+
+def submit(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
+    """Exports the job, submits it and follows it."""
+    options = job_options.from_arguments(arguments)
+    registered = {client.name for client in flare.get_system_info().client_info}
+    if len(registered) < options.sites:
+        emit("error", message=f"the job wants {options.sites} sites and {len(registered)} are registered: {sorted(registered)}")
+        return EXIT_FAILED
+    with tempfile.TemporaryDirectory() as folder:
+        Cifar10Recipe(options).export(folder)
+        job_id = flare.submit_job(str(Path(folder) / NAME))
+    emit("submitted", job_id=job_id, rounds=options.rounds, sites=sorted(registered)[: options.sites])
+    return _follow(flare, job_id, emit)
+
+
+def follow(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
+    """Follows a job that was submitted before."""
+    return _follow(flare, arguments.job, emit)
+
+
+def _follow(flare: Session, job_id: str, emit: Emit) -> int:
+    """Reports status changes and site reports until the job ends, then brings its results."""
+    status, told, looked = "", 0, 0.0
+    snapshot: dict[str, Any] = {}
+    while not status.startswith(FINISHED):
+        current = str(flare.get_job_meta(job_id).get("status", ""))
+        if current != status:
+            status = current
+            emit("status", status=status)
+        if status == "RUNNING" and time.monotonic() - looked > STATS_SECONDS:
+            looked = time.monotonic()
+            snapshot = _stats(flare, job_id) or snapshot
+            rows = snapshot.get("rows", [])
+            for row in rows[told:]:
+                emit("report", row=row, round=snapshot["round"], rounds=snapshot["rounds"], started=snapshot["started"])
+            told = max(told, len(rows))
+        if not status.startswith(FINISHED):
+            time.sleep(POLL_SECONDS)
+    return _bring_results(flare, job_id, status, told, emit)
+
+
+def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
+    """The reporter's snapshot from NVFlare's job stats; None while the job has none to give.
+
+    A job process that is starting or ending answers nothing, and NVFlare reports that as `NoConnection` to the server.
+    Whether the server itself is gone, the next look at the job's status tells.
+    """
+    try:
+        stats = flare.show_stats(job_id, "server")
+    except Exception as error:
+        print(f"no stats now: {error}", file=sys.stderr)
+        return None
+    server = stats.get("server") if isinstance(stats, dict) else None
+    return server.get(progress.STATS_GROUP) if isinstance(server, dict) else None
+
+
+def _bring_results(flare: Session, job_id: str, status: str, told: int, emit: Emit) -> int:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    target = RESULTS / job_id
+    shutil.rmtree(target, ignore_errors=True)
+    downloaded = Path(flare.download_job_result(job_id, str(RESULTS)))
+    arrange(downloaded, target)
+    report = _read(target / progress.RESULTS)
+    for row in report.get("rows", [])[told:]:
+        emit("report", row=row, round=report["round"], rounds=report["rounds"], started=report["started"])
+    emit(
+        "finished",
+        job_id=job_id,
+        status=status,
+        folder=str(target),
+        errors=report.get("errors", {}),
+        tracking=_read(target / tracking.FILE),
+        meta={key: value for key, value in flare.get_job_meta(job_id).items() if key in ("duration", "job_deploy_detail")},
+    )
+    return 0 if status == COMPLETED else EXIT_FAILED
+
+
+def arrange(downloaded: Path, target: Path) -> None:
+    """Turns NVFlare's downloaded job into the folder that a person gets: models, metrics, configuration, server log.
+
+    Args:
+        downloaded: NVFlare's folder, with `workspace` and `job` in it. It stays, as `nvflare` in the target.
+        target: `results/<job id>`, may be the same folder.
+    """
+    keep = target.with_name(target.name + ".nvflare")
+    shutil.rmtree(keep, ignore_errors=True)
+    downloaded.rename(keep)
+    target.mkdir(parents=True)
+    for name, pattern in {
+        "models": "workspace/**/*.safetensors",
+        "": "workspace/**/metrics/*.*",
+        "logs": "workspace/**/*log*.txt",
+        "job": "job/**/*.json",
+    }.items():
+        for source in keep.glob(pattern):
+            place = target / name / (source.relative_to(keep / "job") if name == "job" else source.name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, place)
+    shutil.rmtree(keep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def abort(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
+    """Aborts a job and reports its last status."""
+    deadline = time.monotonic() + arguments.timeout
+    flare.abort_job(arguments.job)
+    while True:
+        status = str(flare.get_job_meta(arguments.job).get("status", ""))
+        if status.startswith(FINISHED) or time.monotonic() > deadline:
+            emit("status", status=status)
+            return 0 if status.startswith(FINISHED) else EXIT_TIMEOUT
+        time.sleep(POLL_SECONDS)
+
+
+def results(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
+    """Brings the results of a finished job."""
+    status = str(flare.get_job_meta(arguments.job).get("status", ""))
+    if not status.startswith(FINISHED):
+        emit("error", message=f"job {arguments.job} is {status}: it has no results yet")
+        return EXIT_FAILED
+    return _bring_results(flare, arguments.job, status, 0, emit)
+
+
+COMMANDS: dict[str, Callable[[Session, argparse.Namespace, Emit], int]] = {
+    "wait": wait,
+    "jobs": jobs,
+    "submit": submit,
+    "follow": follow,
+    "abort": abort,
+    "results": results,
+}

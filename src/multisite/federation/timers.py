@@ -1,0 +1,146 @@
+"""NVFlare 2.9.0's hard-coded timers, and what stands in for them. The one file that knows upstream's lines.
+
+Where NVFlare has a seam it is used instead: `task_request_interval`, `task_check_period` and `default_task_fetch_interval` in the
+job (recipe.py), `check_engine_frequency` in the server's kit (policy.py), the grace time of a job process (job_process.py).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from nvflare.app_common.executors.client_api import in_process_backend
+from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
+from nvflare.client.in_process import api
+from nvflare.client.in_process.api import InProcessClientAPI
+
+HURRY_SECONDS = 5.0
+HURRY_PERIOD = 0.05
+WATCH_PERIOD = 0.1
+RUNNER_PERIOD = 0.05
+
+
+class Clock:
+    """The `time` module as one upstream module sees it, with another `sleep`."""
+
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+class JobBell:
+    """Wakes the server's two job loops when there is something for them to do, and leaves them asleep when there is not.
+
+    `nvflare/private/fed/server/job_runner.py:541` (looks for job processes that have ended) and `:642` (looks for submitted jobs)
+    sleep one second a turn. They still do while the server is idle. After a submit, and after a job's process has started or
+    ended, they look every HURRY_PERIOD for HURRY_SECONDS: what they look for follows at once.
+    """
+
+    def __init__(self, processes: Callable[[], Iterable[str]]) -> None:
+        """
+        Args:
+            processes: ids of the jobs that have a process.
+        """
+        self._processes = processes
+        self._hurry_until = 0.0
+        self._rung = threading.Condition()
+
+    def ring(self) -> None:
+        """Something was submitted, or has ended."""
+        with self._rung:
+            self._hurry_until = time.monotonic() + HURRY_SECONDS
+            self._rung.notify_all()
+
+    def sleep(self, seconds: float) -> None:
+        """Stands in for `time.sleep`: at most `seconds`, less when the bell rings or a job's process comes or goes."""
+        deadline, known = time.monotonic() + seconds, set(self._processes())
+        while (now := time.monotonic()) < deadline:
+            with self._rung:
+                if now < self._hurry_until:
+                    self._rung.wait(HURRY_PERIOD)
+                    return
+                self._rung.wait(min(deadline - now, WATCH_PERIOD if known else seconds))
+            if set(self._processes()) != known:
+                self.ring()
+
+
+class News:
+    """A `sleep` that ends early when something was told since the same thread's last one."""
+
+    def __init__(self) -> None:
+        self._told = threading.Condition()
+        self._count = 0
+        self._seen = threading.local()
+
+    def tell(self) -> None:
+        """Ends every sleep."""
+        with self._told:
+            self._count += 1
+            self._told.notify_all()
+
+    def sleep(self, seconds: float) -> None:
+        """Stands in for `time.sleep`."""
+        with self._told:
+            seen = getattr(self._seen, "count", 0)
+            self._told.wait_for(lambda: self._count != seen, seconds)
+            self._seen.count = self._count
+
+
+_news = News()
+
+
+class PromptClientAPI(InProcessClientAPI):
+    """The training script's side of the in-process Client API: whatever its waits look for is one of these attributes."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("fl_model", "abort", "stop", "closed", "_receive_error"):
+            _news.tell()
+
+
+class PromptBackend(InProcessBackend):
+    """The executor's side."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("_local_result", "_abort"):
+            _news.tell()
+
+
+def hurry_client_api() -> None:
+    """In a site's job process: a model and a result are taken when they are there, not at the next half second.
+
+    `_RESULT_POLL_INTERVAL` in `nvflare/app_common/executors/client_api/in_process_backend.py:57` is slept by `execute` there and by
+    `__receive` in `nvflare/client/in_process/api.py:167`. It stays the longest wait.
+    """
+    in_process_backend.InProcessBackend = PromptBackend
+    in_process_backend.InProcessClientAPI = PromptClientAPI
+    in_process_backend.time = api.time = Clock(_news.sleep)
+
+
+def hurry_site_runner() -> None:
+    """In a site's job process: asks the server's runner at once whether it is there, and again soon.
+
+    `nvflare/private/fed/client/client_runner.py:749` sleeps 0.5 s before every such question.
+    """
+    from nvflare.private.fed.client import client_runner
+
+    client_runner.time = Clock(lambda seconds: time.sleep(RUNNER_PERIOD if seconds == 0.5 else seconds))
+
+
+def hurry_server_engine() -> None:
+    """In the server's job process: `nvflare/private/fed/server/server_engine.py:846` sleeps a second if it asked too early."""
+    from nvflare.private.fed.server import server_engine
+
+    server_engine.time = Clock(lambda seconds: time.sleep(min(seconds, RUNNER_PERIOD)))
+
+
+def ring_for_jobs(bell: JobBell) -> None:
+    """In the server's parent process: gives its job loops this bell."""
+    from nvflare.private.fed.server import job_runner
+
+    job_runner.time = Clock(bell.sleep)
