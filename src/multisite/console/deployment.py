@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ WAIT_SLICE_SECONDS = 20.0
 IMAGE_GIB, RUN_GIB = 12, 1
 CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
+ONE_SHOTS = ("provision", "data")
 CA = "docker/ca.yaml"
 
 
@@ -63,6 +65,32 @@ class Deployment:
         images.build(self.settings, self.docker)
         self.start()
         return self.wait()
+
+    def ensure_up(self, client_stream: bool) -> dict[str, Any]:
+        """As `up`, which it leaves out where it would change nothing: two seconds of every `make submit`."""
+        if shutil.which("docker") is not None:
+            self.stage_key()
+            self.configure(client_stream)
+            if not images.stale_targets(self.settings, self.docker) and self.is_up():
+                return self.wait()
+        return self.up(client_stream)
+
+    def is_up(self) -> bool:
+        """Whether every container is what the compose files, the settings, the images and project.yml say."""
+        hashes = self.docker.compose("config", "--hash", "*")
+        wanted = dict(line.split() for line in hashes.out.splitlines()) if not hashes.code else {}
+        there = {entry["Service"]: entry for entry in self.docker.services()} if wanted else {}
+        if not wanted or set(there) != set(wanted):
+            return False
+        for service, entry in there.items():
+            ended = service in ONE_SHOTS and entry["State"] == "exited" and str(entry["ExitCode"]) == "0"
+            same = f"com.docker.compose.config-hash={wanted[service]}" in entry["Labels"].split(",")
+            named = entry["Image"].startswith("multisite-")  # an image that was built again leaves a bare id here
+            if not (ended or entry["State"] == "running") or not same or not named:
+                return False
+        finished = self.docker.run(["inspect", "--format", "{{.State.FinishedAt}}", there["provision"]["ID"]]).out
+        provisioned = datetime.fromisoformat(finished[:19]).replace(tzinfo=UTC).timestamp()
+        return (self.settings.home / "project.yml").stat().st_mtime < provisioned
 
     def preflight(self) -> None:
         """What can fail is checked before anything changes: the engine, disk space, the port."""
@@ -158,7 +186,7 @@ class Deployment:
         result = self.docker.compose("up", "--detach", "--remove-orphans", "--quiet-pull", seconds=START_SECONDS)
         if not result.code:
             return
-        for step in ("provision", "data"):
+        for step in ONE_SHOTS:
             failed = [
                 entry for entry in self.docker.services() if entry["Service"] == step and str(entry.get("ExitCode", 0)) != "0"
             ]

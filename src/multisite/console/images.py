@@ -45,6 +45,12 @@ def exists(settings: Settings, docker: Docker) -> bool:
     return all(label(settings, docker, target) for target in TARGETS)
 
 
+def stale_targets(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS) -> list[str]:
+    """The images that are missing, or were made from something else than what is here now."""
+    inputs = fingerprint(settings)
+    return [target for target in targets if label(settings, docker, target) != inputs]
+
+
 def build(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS) -> None:
     """Builds the images whose inputs have changed.
 
@@ -52,7 +58,7 @@ def build(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS
         ConsoleError: a build did not end in BUILD_SECONDS.
     """
     inputs = fingerprint(settings)
-    stale = [target for target in targets if label(settings, docker, target) != inputs]
+    stale = stale_targets(settings, docker, targets)
     if not stale:
         return
     environment = {**os.environ, "INPUTS": inputs, **{name: settings.get(name) for name in ARGUMENTS if settings.get(name)}}

@@ -199,7 +199,7 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
     """
     if client_stream != deployment.streams_from_clients:
         _refuse_while_jobs_run(deployment, client_stream)
-    answer = deployment.up(client_stream)
+    answer = deployment.ensure_up(client_stream)
     say(deployment.table(answer["registered"]))
     dataset = deployment.dataset(options.alpha, options.seed)
     if dataset == "synthetic":

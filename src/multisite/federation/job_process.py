@@ -7,6 +7,7 @@ NVFlare sleeps 3 s before a job's process cleans up (`nvflare/fuel/f3/mpm.py:84`
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any
@@ -59,6 +60,7 @@ def main() -> int:
         from nvflare.private.fed.app.server import runner_process as process
 
         timers.hurry_server_engine()
+    timers.hurry_parent_watch()
     arguments = process.parse_arguments()
     run_dir = os.path.join(arguments.workspace, arguments.job_id)
     code = MainProcessMonitor.run(main_func=process.main, run_dir=run_dir, shutdown_grace_time=GRACE_SECONDS, args=arguments)
@@ -66,4 +68,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the interpreter would take a second to unload torch, and the job is over when this process is gone
