@@ -1,27 +1,49 @@
-"""Following a job: what a job process that is starting or ending answers must not end it."""
+"""The admin: its session, what it tells, and a job process that gives no answer while it starts or ends."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from nvflare.fuel.flare_api.api_spec import NoConnection
+from nvflare.fuel.flare_api.api_spec import JobNotFound, NoConnection
 from nvflare.fuel.flare_api.flare_api import Session
 
-from multisite.console import admin_commands
+from multisite.console import admin, admin_commands, admin_service
+from multisite.console.admin_service import Pool, Service
 from multisite.federation import progress
 
 
 class Flare:
     """A session whose stats are what a test says."""
 
-    def __init__(self, stats: object) -> None:
+    startup_path = "/nowhere"
+
+    def __init__(self, stats: object = None) -> None:
         self.stats = stats
+        self.api = SimpleNamespace(closed=False)
+        self.alive = True
 
     def show_stats(self, job_id: str, target: str) -> Any:
         if isinstance(self.stats, Exception):
             raise self.stats
         return self.stats
+
+    def get_system_info(self) -> object:
+        if not self.alive:
+            raise RuntimeError("session closed")
+        return SimpleNamespace(client_info=[SimpleNamespace(name="site-1")])
+
+    def list_jobs(self, **_: object) -> list[dict[str, str]]:
+        return [{"job_id": "1", "status": "RUNNING"}]
+
+    def close(self) -> None:
+        self.api.closed = True
 
 
 @pytest.mark.parametrize(
@@ -34,3 +56,107 @@ def test_a_job_that_has_no_stats_now_is_no_dead_server(answer: object) -> None:
 
 def test_the_stats_of_a_running_job_are_the_reporters_snapshot() -> None:
     assert admin_commands._stats(cast(Session, Flare({"server": {progress.STATS_GROUP: {"round": 1}}})), "a job") == {"round": 1}
+
+
+class Logins:
+    """Counts the logins of a pool."""
+
+    def __init__(self) -> None:
+        self.made: list[Flare] = []
+
+    def __call__(self, seconds: float) -> Session:
+        self.made.append(Flare())
+        return cast(Session, self.made[-1])
+
+
+def use(pool: Pool) -> Session:
+    with pool.session() as flare:
+        return flare
+
+
+def test_commands_one_after_the_other_share_a_login() -> None:
+    logins = Logins()
+    pool = Pool(logins)
+    assert use(pool) is use(pool)
+    assert len(logins.made) == 1
+
+
+def test_commands_at_the_same_time_have_a_session_each_and_one_is_kept() -> None:
+    logins = Logins()
+    pool = Pool(logins)
+    with pool.session() as one, pool.session() as other:
+        assert one is not other
+    assert sum(flare.api.closed for flare in logins.made) == 1
+
+
+def test_a_session_that_the_server_forgot_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_service, "TRUSTED_SECONDS", 0.0)
+    logins = Logins()
+    pool = Pool(logins)
+    use(pool)
+    logins.made[0].alive = False
+    assert use(pool) is cast(Session, logins.made[1])
+
+
+def test_a_session_that_lost_its_server_is_not_kept() -> None:
+    logins = Logins()
+    pool = Pool(logins)
+    with pytest.raises(NoConnection), pool.session():
+        raise NoConnection("gone")
+    use(pool)
+    assert len(logins.made) == 2
+
+
+def told(command: Callable[..., int]) -> tuple[int, list[dict[str, Any]]]:
+    events: list[dict[str, Any]] = []
+    code = admin_service.run(
+        command, argparse.Namespace(job="7"), Pool(Logins()), lambda event, **fields: events.append({"event": event, **fields})
+    )
+    return code, events
+
+
+@pytest.mark.parametrize(
+    ("problem", "code", "words"),
+    [
+        (NoConnection("refused"), admin.EXIT_NO_SERVER, "the server does not answer: refused"),
+        (JobNotFound("7"), admin.EXIT_FAILED, "no job 7"),
+        (KeyError("x"), admin.EXIT_FAILED, "KeyError: 'x'"),
+    ],
+)
+def test_what_goes_wrong_is_an_event_with_the_next_step(problem: Exception, code: int, words: str) -> None:
+    def command(*_: object) -> int:
+        raise problem
+
+    status, events = told(command)
+    assert (status, events[-1]["message"]) == (code, words)
+    assert events[-1]["next"]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "admin.sock"
+    with Service(path) as running:
+        running.pool = Pool(Logins())
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield path
+        running.shutdown()
+        thread.join(10)
+
+
+def test_a_command_gets_its_events_and_then_its_exit_status(service: Path) -> None:
+    with admin.call(service) as connection:
+        connection.sendall(json.dumps(["jobs"]).encode() + b"\n")
+        first, last = [json.loads(line) for line in connection.makefile()]
+    assert first["registered"] == ["site-1"]
+    assert first["jobs"][0]["status"] == "RUNNING"
+    assert last == {"event": admin.EXIT, "code": 0}
+
+
+def test_only_its_own_user_may_call_the_service(service: Path) -> None:
+    assert service.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_service_that_is_not_there_is_waited_for_and_then_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        admin.call(tmp_path / "none", seconds=0.2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from multisite.cifar10.model import NETWORKS, build
 from multisite.cifar10.source import synthetic
-from multisite.cifar10.training import REPORT_STEPS, SHIFT, Recipe, augment, batches, evaluate, normalize, train_round
+from multisite.cifar10.training import REPORT_STEPS, SHIFT, Recipe, Sgd, augment, batches, evaluate, normalize, train_round
 from multisite.federation import options
 
 CPU = torch.device("cpu")
@@ -218,3 +220,32 @@ def test_evaluation_changes_no_weight(data: Data) -> None:
     before = weights(model)
     evaluate(model, data[2], data[3], CPU)
     assert same(weights(model), before)
+
+
+def test_the_optimizer_computes_bit_for_bit_what_torch_optim_sgd_does() -> None:
+    ours, theirs = build("upstream", 0), build("upstream", 0)
+    optimizer = Sgd(ours.parameters(), momentum=0.9, weight_decay=5e-4)
+    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(5):
+        inputs = torch.randn(8, 3, 32, 32, generator=generator)
+        for model in (ours, theirs):
+            model(inputs).square().mean().backward()
+        optimizer.step(0.1 / (step + 1))
+        reference.param_groups[0]["lr"] = 0.1 / (step + 1)
+        reference.step()
+        reference.zero_grad()
+    assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_round_of_training_loads_no_compiler() -> None:
+    """Dynamo, inductor and sympy are two seconds of a job's start."""
+    script = (
+        "import sys, torch; from multisite.cifar10.model import build; from multisite.cifar10.training import *\n"
+        "images, labels = torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.zeros(8, dtype=torch.uint8)\n"
+        "model, cpu = build('upstream', 0), torch.device('cpu')\n"
+        "train_round(model, images, labels, Recipe(1, 1, 4, 0.1), 0, 0, cpu); evaluate(model, images, labels, cpu)\n"
+        "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"

@@ -15,6 +15,8 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 
+from multisite.federation.aggregator import ExactMean
+
 FINAL_EVALUATION_SECONDS = 600
 
 
@@ -27,6 +29,7 @@ class EvaluatedFedAvg(FedAvg):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._allow_empty_global_weights = True
+        self.aggregator = ExactMean()
         self._final: FLModel | None = None
 
     def set_communicator(self, communicator: WFCommSpec) -> None:

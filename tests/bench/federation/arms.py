@@ -57,13 +57,15 @@ class Timeline:
     began: dict[tuple[int, str], float] = field(default_factory=dict)  # a site's local work of a round: evaluation and training
     ended: dict[tuple[int, str], float] = field(default_factory=dict)
     first_step: float = 0.0
+    every_first_step: float = 0.0
     weights: Path | None = None
 
     def add(self, site: str, number: int, began: float, step: float, ended: float) -> None:
         """One site's round."""
         self.began[number, site], self.ended[number, site] = began, ended
         if number == 0:
-            self.first_step = max(self.first_step, step)
+            self.first_step = min(self.first_step or step, step)
+            self.every_first_step = max(self.every_first_step, step)
 
     def add_marks(self, text: str) -> None:
         """From an arm's output."""
@@ -95,6 +97,7 @@ class Timeline:
             "a round beyond its work": statistics.median(self.between()),
             "the longest of these": max(self.between()),
             "command to first local step": self.first_step - self.issued,
+            "command to every site's first local step": self.every_first_step - self.issued,
             "last local step to results on disk": self.done - self.last(self.rounds - 1, self.ended),
             "whole job": self.done - self.issued,
             "work of a round": statistics.median(work),

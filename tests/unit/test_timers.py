@@ -1,0 +1,85 @@
+"""What stands in for NVFlare's timers: a wait ends when what it waits for is there, and not before its time otherwise."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
+from nvflare.client.in_process.api import InProcessClientAPI
+
+from multisite.federation import job_process, timers
+from multisite.federation.timers import JobBell, News
+
+LONG = 20.0  # no wait of these tests lasts so long unless something is broken
+
+
+def elapsed(wait: object) -> float:
+    started = time.monotonic()
+    wait()  # type: ignore[operator]
+    return time.monotonic() - started
+
+
+def test_news_that_came_before_the_wait_ends_it_at_once() -> None:
+    news = News()
+    news.tell()
+    assert elapsed(lambda: news.sleep(LONG)) < LONG / 2
+    assert elapsed(lambda: news.sleep(0.05)) >= 0.05
+
+
+def test_news_in_the_middle_of_a_wait_ends_it() -> None:
+    news = News()
+    threading.Timer(0.05, news.tell).start()
+    assert elapsed(lambda: news.sleep(LONG)) < LONG / 2
+
+
+def test_every_thread_that_waits_hears_the_news() -> None:
+    news, ended = News(), []
+    threads = [threading.Thread(target=lambda: ended.append(elapsed(lambda: news.sleep(LONG)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    news.tell()
+    for thread in threads:
+        thread.join(LONG)
+    assert len(ended) == 3
+
+
+def test_the_bell_lets_an_idle_server_sleep_its_time() -> None:
+    bell = JobBell(lambda: [])
+    assert elapsed(lambda: bell.sleep(0.3)) >= 0.3
+
+
+def test_the_bell_wakes_the_loops_after_a_submit_and_hurries_them_for_a_while() -> None:
+    bell = JobBell(lambda: [])
+    threading.Timer(0.05, bell.ring).start()
+    assert elapsed(lambda: bell.sleep(LONG)) < LONG / 2
+    assert elapsed(lambda: bell.sleep(LONG)) < LONG / 2
+
+
+def test_the_end_of_a_jobs_process_rings_the_bell() -> None:
+    running = ["a job"]
+    bell = JobBell(lambda: running)
+    threading.Timer(0.05, running.clear).start()
+    assert elapsed(lambda: bell.sleep(LONG)) < LONG / 2
+
+
+def test_what_upstreams_waits_look_for_is_still_under_the_names_that_are_watched() -> None:
+    """Guards the pin: another NVFlare may keep its state elsewhere, and then nothing would wake."""
+    api = InProcessClientAPI({})
+    backend = InProcessBackend()
+    assert {"fl_model", "abort", "stop", "closed", "_receive_error"} <= set(vars(api))
+    assert {"_local_result", "_abort"} <= set(vars(backend))
+
+
+def test_a_model_ends_the_scripts_wait_and_a_result_the_executors() -> None:
+    api, backend = timers.PromptClientAPI({}), timers.PromptBackend()
+    timers._news.sleep(0.01)
+    threading.Timer(0.05, lambda: setattr(api, "fl_model", object())).start()
+    assert elapsed(lambda: timers._news.sleep(LONG)) < LONG / 2
+    threading.Timer(0.05, lambda: setattr(backend, "_local_result", object())).start()
+    assert elapsed(lambda: timers._news.sleep(LONG)) < LONG / 2
+
+
+def test_a_jobs_process_is_ours_with_nvflares_own_arguments() -> None:
+    command = "python -m nvflare.private.fed.app.client.worker_process -m /workspace -n job"
+    assert job_process._ours(command, "site") == "python -m multisite.federation.job_process site -m /workspace -n job"
