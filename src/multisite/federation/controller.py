@@ -29,7 +29,7 @@ class EvaluatedFedAvg(FedAvg):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._allow_empty_global_weights = True
-        self.aggregator = ExactMean()
+        self.aggregator = self.aggregator or ExactMean()
         self._final: FLModel | None = None
 
     def set_communicator(self, communicator: WFCommSpec) -> None:

@@ -177,7 +177,7 @@ class Arms:
         """C: the job is built and submitted by one command, as this deployment's is."""
         since = str(time.time())
         line = Timeline(time.time())
-        recipe = ["python", "-m", "tests.bench.federation.recipe", *self.job.arguments(), "--export", "/tmp/job"]
+        recipe = ["python", "-m", "tests.bench.federation.recipe", *self.job.arguments(), "--into", "/tmp/job"]
         script = f"{' '.join(recipe)} && python -c '{SESSION.format(body=SUBMIT)}'"
         done = self.in_stock_admin("sh", "-c", script)
         line.done = time.time()

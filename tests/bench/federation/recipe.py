@@ -1,6 +1,6 @@
 """Arms B and C: the same work with NVFlare's own PyTorch recipe, receiver and defaults, for its simulator or for its containers.
 
-python -m tests.bench.federation.recipe --simulate|--export DIR --sites N ...
+python -m tests.bench.federation.recipe --simulate|--into DIR --sites N ...
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--sites", type=int, default=2)
     parser.add_argument("--simulate", action="store_true")
-    parser.add_argument("--export", type=Path)
+    parser.add_argument("--into", type=Path)
     options = parser.parse_args()
     names = ("shards", "partition", "network", "rounds", "batch_size", "seed", "lr")
     recipe = FedAvgRecipe(
@@ -38,8 +38,8 @@ def main() -> None:
     wandb_args = {"project": "bench", "name": "stock", "job_type": "train", "group": "stock"}
     mode = "offline" if options.simulate else "online"
     add_experiment_tracking(recipe, "wandb", {"mode": mode, "wandb_args": wandb_args})
-    if options.export:
-        recipe.export(str(options.export))
+    if options.into:
+        recipe.export(str(options.into))
         return
     sites = [f"site-{number}" for number in range(1, options.sites + 1)]
     recipe.execute(SimEnv(clients=sites, workspace_root="/tmp/simulation")).get_result()
