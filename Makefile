@@ -3,7 +3,7 @@
 CONSOLE = PYTHONPATH=src python3 -m multisite.console
 
 .DEFAULT_GOAL = help
-.PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast test-faults bench-metrics
+.PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast test-faults bench bench-metrics
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -52,6 +52,9 @@ test-fast: ## unit and simulator tests, in the test image
 
 test-faults: ## every fault that metrics must survive, both ways of streaming (about 40 minutes)
 	@docker/test.sh faults
+
+bench: ## what federation costs: rounds, start, end; beside plain PyTorch, the simulator, stock containers [QUICK=1]
+	@docker/test.sh bench
 
 bench-metrics: ## what metrics cost, beside NVFlare's own path [QUICK=1]
 	@docker/test.sh bench-metrics

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests:  docker/test.sh check|fast|e2e|faults|bench-metrics|all    (all sets up everything; CI calls it)
+# The tests:  docker/test.sh check|fast|e2e|faults|bench|bench-metrics|all    (all sets up everything; CI calls it)
 #   CIFAR10_DIR   a local copy of CIFAR-10; a `shared/data` folder beside the project is found by itself
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,9 +25,15 @@ e2e() {
 
 case "${1:-}" in
 check | fast) images; "$1" ;;
+bench)
+    images
+    docker/venv.sh
+    .venv/bin/python -m tests.bench.federation ${QUICK:+--quick}
+    in_test_image python -m tests.bench.federation.plot results/bench/federation.json >results/bench/federation.svg
+    ;;
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
 e2e) images; e2e ;;
 faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_7_faults.py tests/e2e/test_8_eight_sites.py ;;
 all) images; check; fast; e2e ;;
-*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|e2e|faults|bench-metrics|all" >&2; exit 2 ;;
+*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|e2e|faults|bench|bench-metrics|all" >&2; exit 2 ;;
 esac

@@ -89,8 +89,7 @@ def test_commands_at_the_same_time_have_a_session_each_and_one_is_kept() -> None
     assert sum(flare.api.closed for flare in logins.made) == 1
 
 
-def test_a_session_that_the_server_forgot_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_service, "TRUSTED_SECONDS", 0.0)
+def test_a_session_that_the_server_forgot_is_replaced() -> None:
     logins = Logins()
     pool = Pool(logins)
     use(pool)

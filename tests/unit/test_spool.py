@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -133,3 +134,25 @@ def test_a_half_written_or_foreign_file_reads_as_nothing(tmp_path: Path) -> None
     assert load_json(tmp_path / "x.json") == {}
     (tmp_path / "x.json").write_text("[1]", encoding="utf-8")
     assert load_json(tmp_path / "x.json") == {}
+
+
+def test_two_threads_that_count_the_same_growing_log_agree_with_it(tmp_path: Path) -> None:
+    """The forwarder and the delivery of a site ask the same object."""
+    origin = Spool(tmp_path).job("job").origin("site-1")
+    writer = LogWriter(origin.log)
+    ended = threading.Event()
+
+    def count() -> None:
+        while not ended.is_set():
+            origin.rows()
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for value in range(3000):
+        writer.log({"loss": value}, value)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    assert origin.rows() == 3000

@@ -180,7 +180,7 @@ def train_round(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device, batch: int = 1000) -> Evaluation:
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device, batch: int = 100) -> Evaluation:
     """Evaluates `model` on uint8 images [N, 3, 32, 32] and integer labels [N]."""
     model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss, correct = 0.0, 0

@@ -15,19 +15,17 @@ import socketserver
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nvflare.fuel.flare_api.api_spec import JobNotFound, NoConnection
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
+from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.console.admin import EXIT, EXIT_FAILED, EXIT_NO_SERVER, SOCKET
 from multisite.federation.kit import KIT, KitError, read_kit
 
 CONNECT_SECONDS = 20.0
-TRUSTED_SECONDS = 5.0  # a session that answered so lately is not asked again
 LONGEST_REQUEST = 64 * 1024
 
 
@@ -44,11 +42,13 @@ def login(seconds: float = CONNECT_SECONDS) -> Session:
     (home / "startup").symlink_to(kit.folder / "startup")
     (home / "local").symlink_to(kit.folder / "local")
     (home / "transfer").mkdir()
+    opened = Session(kit.name, str(home))
     try:
-        return new_secure_session(kit.name, str(home), timeout=max(1.0, seconds))
+        opened.try_connect(max(1.0, seconds))
     except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        _close(opened)
         raise
+    return opened
 
 
 @contextlib.contextmanager
@@ -62,9 +62,14 @@ def session(seconds: float = CONNECT_SECONDS) -> Iterator[Session]:
 
 
 def _close(opened: Session) -> None:
-    with contextlib.suppress(Exception):  # the server may be gone
-        opened.close()
-    shutil.rmtree(opened.startup_path, ignore_errors=True)
+    """Ends a session without waiting for it: its server may be gone, and NVFlare would wait for that one's answer."""
+
+    def close() -> None:
+        with contextlib.suppress(Exception):
+            opened.close()
+        shutil.rmtree(opened.startup_path, ignore_errors=True)
+
+    threading.Thread(target=close, daemon=True, name="close-session").start()
 
 
 @dataclass
@@ -72,7 +77,7 @@ class Pool:
     """Sessions between commands. A command has one for itself, for a session is not made for two threads."""
 
     log_in: Callable[[float], Session] = login
-    _idle: list[tuple[Session, float]] = field(default_factory=list)
+    _idle: list[Session] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
@@ -91,11 +96,9 @@ class Pool:
 
     def _take(self) -> Session | None:
         with self._lock:
-            taken, used = self._idle.pop() if self._idle else (None, 0.0)
+            taken = self._idle.pop() if self._idle else None
         if taken is None:
             return None
-        if time.monotonic() - used < TRUSTED_SECONDS:
-            return taken
         try:
             taken.get_system_info()
         except Exception as error:  # expired, or of a server that has started again since
@@ -107,7 +110,7 @@ class Pool:
     def _give(self, used: Session) -> None:
         with self._lock:
             if not self._idle and not used.api.closed:
-                self._idle.append((used, time.monotonic()))
+                self._idle.append(used)
                 return
         _close(used)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,6 +91,7 @@ class Origin:
 
     folder: Path
     _counter: LogReader | None = field(default=None, repr=False)
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)  # forwarder and delivery share one
 
     @property
     def name(self) -> str:
@@ -113,9 +115,10 @@ class Origin:
 
     def rows(self) -> int:
         """Records in the log here."""
-        if self._counter is None:
-            self._counter = LogReader(self.log)
-        return self._counter.count()
+        with self._counting:
+            if self._counter is None:
+                self._counter = LogReader(self.log)
+            return self._counter.count()
 
     def account(self, delivered: int) -> Account:
         """The account, if `delivered` rows were confirmed from here."""

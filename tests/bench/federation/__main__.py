@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.bench.federation.arms import Arms, Job
+from tests.bench.federation.weights import largest_difference
 from tests.e2e.stack import Stack, free_port
 
 NAMES = {
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--arms", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--limit", default="6000", help="training examples of both sites")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     options = parser.parse_args()
@@ -60,7 +62,9 @@ def main() -> None:
     stack = Stack(home, f"multisite-bench-{os.getpid()}", free_port(), home / "transcript.txt", {"DATA_LIMIT": options.limit})
     stack.create()
     figures: dict[str, list[dict[str, float]]] = {arm: [] for arm in wanted}
-    arms = Arms(stack, Job(), "1")
+    weights: dict[str, Path] = {}
+    job = Job(rounds=options.rounds)
+    arms = Arms(stack, job, "1")
     try:
         up = stack.make("up", seconds=900)
         assert up.code == 0, up.text
@@ -70,14 +74,20 @@ def main() -> None:
             for arm in wanted:
                 line = getattr(arms, arm)()
                 figures[arm].append(line.figures())
+                if line.weights:
+                    weights[arm] = line.weights
                 told = ", ".join(f"{name} {value:.2f}" for name, value in figures[arm][-1].items())
                 print(f"{repeat + 1}/{repeats} {NAMES[arm]}: {told}", flush=True)
+        if {"plain", "deployment"} <= set(weights):
+            difference = largest_difference(weights["plain"], weights["deployment"])
+            print(f"\nlargest difference between any weight of A's and of D's final global model: {difference}")
     finally:
         arms.stop_stock()
         stack.destroy()
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "federation.json").write_text(json.dumps({"machine": machine(), "figures": figures}, indent=1), encoding="utf-8")
-    print(f"\n{machine()}; {repeats} repeats, {Job()}, {options.limit} examples\n\n{table(figures)}")
+    told = {"machine": f"{machine()}; {repeats} runs of each, interleaved", "names": NAMES, "figures": figures}
+    (options.out / "federation.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    print(f"\n{told['machine']}; {job}, {options.limit} examples\n\n{table(figures)}")
 
 
 if __name__ == "__main__":
