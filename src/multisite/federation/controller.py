@@ -11,6 +11,7 @@ from typing import Any
 from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.abstract.model import make_model_learnable
+from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -29,7 +30,7 @@ class EvaluatedFedAvg(FedAvg):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._allow_empty_global_weights = True
-        self.aggregator = self.aggregator or ExactMean()
+        self.aggregator: ModelAggregator = getattr(self, "aggregator", None) or ExactMean()
         self._final: FLModel | None = None
 
     def set_communicator(self, communicator: WFCommSpec) -> None:
