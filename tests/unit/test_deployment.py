@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import namedtuple
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from multisite.console import deployment as module
-from multisite.console.deployment import CLIENT_STREAM, GPU, Deployment
+from multisite.console.deployment import CLIENT_STREAM, GPU, ONE_SHOTS, Deployment
 from multisite.console.docker import Docker, Result
 from multisite.console.settings import ConsoleError, Settings, read_env
 
@@ -124,3 +125,69 @@ def test_a_synthetic_shard_of_another_partition_does_not_make_a_result_synthetic
     up = deployment(tmp_path)
     assert up.dataset(None, 0) == "cifar10"
     assert up.dataset(None, 5) == "synthetic"
+
+
+class RunningDocker(FakeDocker):
+    """A deployment that is up: two participants and the one-shots, all as the compose files say."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.entries = {
+            name: {
+                "Service": name,
+                "ID": f"id-{name}",
+                "State": "exited" if name in ONE_SHOTS else "running",
+                "ExitCode": "0",
+                "Image": "multisite-site:local",
+                "Labels": f"com.docker.compose.service={name},com.docker.compose.config-hash=hash-{name}",
+            }
+            for name in ("server", "site-1", *ONE_SHOTS)
+        }
+
+    def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
+        if "--hash" in arguments:
+            return Result(0, "".join(f"{name} hash-{name}\n" for name in ("server", "site-1", *ONE_SHOTS)), "")
+        if "{{.State.FinishedAt}}" in arguments:
+            return Result(0, "2040-01-01T00:00:00.123456789Z\n", "")
+        return super().run(arguments, seconds)
+
+    def services(self) -> list[dict[str, str]]:
+        return list(self.entries.values())
+
+
+def running(home: Path) -> tuple[Deployment, RunningDocker]:
+    (home / "project.yml").write_text("name: x\n", encoding="utf-8")
+    docker = RunningDocker(home)
+    return Deployment(Settings(home, {}), docker), docker
+
+
+def test_a_deployment_that_is_as_its_files_say_needs_no_start(tmp_path: Path) -> None:
+    assert running(tmp_path)[0].is_up()
+
+
+@pytest.mark.parametrize(
+    ("service", "change"),
+    [
+        ("site-1", {"State": "restarting"}),
+        ("provision", {"ExitCode": "1"}),
+        ("data", {"Labels": "com.docker.compose.config-hash=other"}),
+        ("server", {"Image": "sha256:0123"}),
+    ],
+)
+def test_whatever_differs_from_the_files_means_a_start(tmp_path: Path, service: str, change: dict[str, str]) -> None:
+    stack, docker = running(tmp_path)
+    docker.entries[service].update(change)
+    assert not stack.is_up()
+
+
+def test_a_container_that_is_missing_means_a_start(tmp_path: Path) -> None:
+    stack, docker = running(tmp_path)
+    del docker.entries["site-1"]
+    assert not stack.is_up()
+
+
+def test_a_project_file_that_changed_after_the_last_provisioning_means_a_start(tmp_path: Path) -> None:
+    stack, _ = running(tmp_path)
+    late = 2_300_000_000
+    os.utime(tmp_path / "project.yml", (late, late))
+    assert not stack.is_up()
