@@ -125,7 +125,8 @@ def hurry_client_api() -> None:
 def hurry_site_runner() -> None:
     """In a site's job process: asks the server's runner at once whether it is there, and again soon.
 
-    `nvflare/private/fed/client/client_runner.py:749` sleeps 0.5 s before every such question.
+    `nvflare/private/fed/client/client_runner.py:749` sleeps 0.5 s before every such question (and `:527` after a fetch that got no
+    answer, which may as well be shorter).
     """
     from nvflare.private.fed.client import client_runner
 
