@@ -145,3 +145,15 @@ def test_rows_that_come_after_the_job_is_done_are_delivered_too(site: Site) -> N
     late.close()
     wait_for(lambda: site.report()["pending"] == 0 and "site-2" in site.report()["sites"])
     assert [row["late"] for row in rows(site.state().run("site-2-n"))] == [1]
+
+
+def test_a_key_that_expired_before_the_jobs_end_is_the_reason_that_is_said(site: Site) -> None:
+    site.log(50)
+    wait_for(lambda: len(site.values()) == 50)
+    writer = site.writer()
+    set_faults(site.backend.url, file_stream=401, graphql=401)
+    site.log(50)
+    site.end()
+    wait_for(lambda: writer.poll() is not None, 90)
+    assert site.report()["state"] == "refused"
+    assert "refused the API key" in site.report()["reason"]

@@ -212,7 +212,9 @@ class Job:
         for site, word in words:
             if word.get("state") in HOPELESS:
                 return {"state": word["state"], "reason": f"{site}: {word.get('reason', '')}"}
-        return {"state": words[0][1].get("state", "")} if words else {}
+        site, word = words[0] if words else ("", {})
+        reason = f"{site}: {word['reason']}" if word.get("reason") else ""
+        return {"state": word.get("state", ""), "reason": reason} if words else {}
 
 
 @dataclass

@@ -154,13 +154,13 @@ class JobWriter:
             account.closed and account.received >= account.logged for account in self.job.accounts().values()
         )  # a log whose site is unreachable isn't
 
-    def _confirm(self, backend: Backend) -> None:
+    def _confirm(self, backend: Backend) -> bool:
         self._confirmed_at = time.monotonic()
         try:
             rows = backend.rows([name for name, lane in self.lanes.items() if lane.run])
         except Refusal as refusal:
             self._say(refusal.state, str(refusal))
-            return
+            return False
         for name, count in rows.items():
             lane = self.lanes[name]
             if count > lane.confirmed:
@@ -168,6 +168,7 @@ class JobWriter:
                 self._progress = time.monotonic()
                 self.state, self.reason = "online", ""
         self._say(self.state, self.reason)
+        return True
 
     def _finish(self, backend: Backend) -> int:
         """Ends the runs, with the account in their summaries, and asks the backend what it has."""
@@ -176,12 +177,13 @@ class JobWriter:
         self._add_model()
         with ThreadPoolExecutor(max_workers=max(1, len(runs))) as pool:
             list(pool.map(lambda lane: lane.run.finish(accounts[lane.origin.name], lane.reader.rows), runs))  # type: ignore[union-attr]
-        self._confirm(backend)
+        answered = self._confirm(backend)
         self._check_model(backend)
         if all(lane.confirmed >= lane.reader.rows for lane in runs):
             self._say("done" if not self._pending() else "online", "")
             return EXIT_DONE
-        self._say("stalled", f"{backend.host} has not confirmed every row")
+        if answered:  # or else what it said last is the reason
+            self._say("stalled", f"{backend.host} has not confirmed every row")
         return EXIT_AGAIN
 
     def _add_model(self) -> None:
