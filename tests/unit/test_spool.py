@@ -156,3 +156,23 @@ def test_two_threads_that_count_the_same_growing_log_agree_with_it(tmp_path: Pat
         thread.join()
     writer.close()
     assert origin.rows() == 3000
+
+
+def test_two_threads_that_write_the_same_file_never_miss_it(tmp_path: Path) -> None:
+    problems: list[OSError] = []
+
+    def write(number: int) -> None:
+        for _ in range(300):
+            try:
+                save_json(tmp_path / "site.json", {"number": number})
+            except OSError as error:
+                problems.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert load_json(tmp_path / "site.json")["number"] in range(3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["site.json"]

@@ -37,8 +37,13 @@ STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
 GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
 HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
-# NVFlare takes these from the environment, in every job process: a lost client is given up after 30 + 5 + 5 s.
-DEAD_CLIENT = {"NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5", "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "5"}
+# NVFlare takes these from the environment, in every process: a lost client is given up after 30 + 5 + 5 s, and a job whose server
+# part has ended waits 30 s, not 15 minutes, for the word of a site that was lost in between.
+PATIENCE = {
+    "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5",
+    "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "5",
+    "NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "30",
+}
 
 logger = logging.getLogger("multisite.node")
 
@@ -215,7 +220,7 @@ def main() -> int:
         print(f"node: {error}", file=sys.stderr)
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
-    os.environ.update({name: value for name, value in DEAD_CLIENT.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
     return Node(kit).run()
 
 

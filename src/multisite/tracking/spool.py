@@ -41,9 +41,9 @@ def job_name(nvflare_id: str) -> str:
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Replaces `path`."""
+    """Replaces `path`; the last of several that write at the same time wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_text(json.dumps(content), encoding="utf-8")
     os.replace(temporary, path)
 
