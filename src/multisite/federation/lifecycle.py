@@ -23,6 +23,7 @@ class Engine:
     def __init__(self) -> None:
         self.value: Any = None
         self.heartbeat = 0.0  # time.monotonic() of the last one that the server accepted
+        self.unreachable: float | None = None  # when the server was last found not to answer at all
 
     def set(self, engine: Any) -> None:
         """Remembers the engine of a server or a client that has started."""

@@ -37,7 +37,7 @@ STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
 GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
 HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
-# NVFlare takes these from the environment, in every process: a lost client is given up after 30 + 5 + 5 s, and a job whose server
+# NVFlare takes these from the environment, in every process: a lost client is given up after 60 + 5 + 5 s, and a job whose server
 # part has ended waits 30 s, not 15 minutes, for the word of a site that was lost in between.
 PATIENCE = {
     "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5",
@@ -100,9 +100,15 @@ def is_ready(kit: Kit) -> bool:
 def must_register_again(kit: Kit) -> bool:
     """Whether the server answers and yet refuses this site's heartbeats, as one with a new key does.
 
-    NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`).
+    NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`). After a cut link it is given time
+    for a heartbeat, or its jobs would end with the cut.
     """
-    return kit.role == "client" and ENGINE.value is not None and not is_ready(kit) and answers(server_address(kit))
+    if kit.role != "client" or ENGINE.value is None or is_ready(kit):
+        return False
+    if not answers(server_address(kit)):
+        ENGINE.unreachable = time.monotonic()
+        return False
+    return ENGINE.unreachable is None or time.monotonic() - ENGINE.unreachable > HEARTBEAT_SECONDS
 
 
 def _end_jobs(engine: Any) -> None:
