@@ -129,7 +129,7 @@ def serves(kit: Kit, host: str, port: int) -> None:
 def start(token: str | None, heartbeat_ago: float = 0.0) -> None:
     """An engine that has started, and got its last heartbeat accepted so many seconds ago."""
     ENGINE.set(SimpleNamespace(client=SimpleNamespace(token=token)))
-    ENGINE.heartbeat, ENGINE.unreachable = time.monotonic() - heartbeat_ago, None
+    ENGINE.heartbeat, ENGINE.refused_since = time.monotonic() - heartbeat_ago, None
 
 
 @pytest.mark.parametrize(("token", "ready"), [("", False), (None, False), ("a-token", True)])
@@ -150,6 +150,8 @@ def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answe
         start("a-token", heartbeat_ago=0)
         assert not node.must_register_again(kit)
         start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
+        assert not node.must_register_again(kit)
+        ENGINE.refused_since = time.monotonic() - node.REFUSED_SECONDS
         assert node.must_register_again(kit)
     assert not node.must_register_again(kit)
 
@@ -162,8 +164,9 @@ def test_a_site_whose_link_is_back_is_given_time_for_a_heartbeat(kit: Kit) -> No
     assert not node.must_register_again(kit)
     with socket.create_server(("127.0.0.1", port)):
         assert not node.must_register_again(kit)
-        ENGINE.unreachable = time.monotonic() - node.HEARTBEAT_SECONDS - 1
-        assert node.must_register_again(kit)
+        ENGINE.heartbeat = time.monotonic()
+        assert not node.must_register_again(kit)
+    assert ENGINE.refused_since is None
 
 
 def test_a_site_that_has_not_started_does_not_register_again(kit: Kit) -> None:

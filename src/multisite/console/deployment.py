@@ -19,7 +19,7 @@ from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
 
 START_SECONDS = 900.0
-REGISTER_SECONDS = 90.0
+REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0
 IMAGE_GIB, RUN_GIB = 12, 1
 CLIENT_STREAM = "docker/client-stream.yaml"

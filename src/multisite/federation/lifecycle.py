@@ -23,7 +23,7 @@ class Engine:
     def __init__(self) -> None:
         self.value: Any = None
         self.heartbeat = 0.0  # time.monotonic() of the last one that the server accepted
-        self.unreachable: float | None = None  # when the server was last found not to answer at all
+        self.refused_since: float | None = None  # since when the server answers and accepts no heartbeat
 
     def set(self, engine: Any) -> None:
         """Remembers the engine of a server or a client that has started."""

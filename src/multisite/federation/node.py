@@ -37,6 +37,7 @@ STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
 GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
 HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
+REFUSED_SECONDS = 12.0  # longer than that: a link that is back gets one accepted
 # NVFlare takes these from the environment, in every process: a lost client is given up after 60 + 5 + 5 s, and a job whose server
 # part has ended waits 30 s, not 15 minutes, for the word of a site that was lost in between.
 PATIENCE = {
@@ -103,12 +104,12 @@ def must_register_again(kit: Kit) -> bool:
     NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`). After a cut link it is given time
     for a heartbeat, or its jobs would end with the cut.
     """
-    if kit.role != "client" or ENGINE.value is None or is_ready(kit):
-        return False
-    if not answers(server_address(kit)):
-        ENGINE.unreachable = time.monotonic()
-        return False
-    return ENGINE.unreachable is None or time.monotonic() - ENGINE.unreachable > HEARTBEAT_SECONDS
+    refused = kit.role == "client" and ENGINE.value is not None and not is_ready(kit) and answers(server_address(kit))
+    if not refused:
+        ENGINE.refused_since = None
+    elif ENGINE.refused_since is None:
+        ENGINE.refused_since = time.monotonic()
+    return refused and time.monotonic() - (ENGINE.refused_since or 0.0) >= REFUSED_SECONDS
 
 
 def _end_jobs(engine: Any) -> None:
