@@ -77,7 +77,13 @@ def main() -> int:
         if event["event"] == EXIT:
             return int(event["code"])
         print(line, end="", flush=True)
-    return EXIT_FAILED  # the service has ended in the middle
+    event = {
+        "event": "error",
+        "message": "the admin's service ended in the middle of the command",
+        "next": "docker compose logs admin",
+    }
+    print(json.dumps(event), flush=True)
+    return EXIT_FAILED
 
 
 if __name__ == "__main__":
