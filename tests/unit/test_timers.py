@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 import time
 
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
 from nvflare.client.in_process.api import InProcessClientAPI
+from nvflare.fuel.f3.streaming import byte_receiver
 
 from multisite.federation import job_process, timers
-from multisite.federation.timers import JobBell, News
+from multisite.federation.bell import TaskBell, task_news
+from multisite.federation.timers import JobBell, News, SharedTimer
 
 LONG = 20.0  # no wait of these tests lasts so long unless something is broken
 
@@ -78,6 +82,55 @@ def test_a_model_ends_the_scripts_wait_and_a_result_the_executors() -> None:
     assert elapsed(lambda: timers._news.sleep(LONG)) < LONG / 2
     threading.Timer(0.05, lambda: setattr(backend, "_local_result", object())).start()
     assert elapsed(lambda: timers._news.sleep(LONG)) < LONG / 2
+
+
+def test_shared_timers_call_in_order_of_time_and_a_cancelled_one_never_does() -> None:
+    called: list[str] = []
+    ended = threading.Event()
+    timers_ = [
+        SharedTimer(0.2, ended.set),
+        SharedTimer(LONG, lambda: called.append("long")),
+        SharedTimer(0.1, lambda: called.append("second")),
+        SharedTimer(0.02, lambda: called.append("first")),
+        SharedTimer(0.05, lambda: called.append("cancelled")),
+    ]
+    for timer in timers_:
+        timer.start()
+    timers_[4].cancel()
+    assert ended.wait(LONG / 2)
+    assert called == ["first", "second"]
+    timers_[1].cancel()
+    timers_[3].cancel()  # too late, and nothing happens
+
+
+def test_a_timer_whose_call_fails_stops_no_other() -> None:
+    ended = threading.Event()
+    SharedTimer(0.01, lambda: [][0]).start()  # type: ignore[arg-type]
+    SharedTimer(0.05, ended.set).start()
+    assert ended.wait(LONG / 2)
+
+
+def test_a_thousand_received_messages_cost_no_thread_each() -> None:
+    """NVFlare keeps a thread for 60 s for every message that it received; a container has 512."""
+    before = threading.active_count()
+    waiting = [SharedTimer(LONG, print) for _ in range(1000)]
+    for timer in waiting:
+        timer.start()
+    assert threading.active_count() <= before + 1
+    for timer in waiting:
+        timer.cancel()
+
+
+def test_nvflares_receiver_makes_its_timers_where_ours_stand_in() -> None:
+    """Guards the pin: the seam is the name `threading` in that module."""
+    timers.share_stream_timers()
+    assert byte_receiver.threading.Timer is SharedTimer
+    assert byte_receiver.threading.Lock is threading.Lock
+
+
+def test_a_ring_ends_the_wait_of_a_site_for_its_next_task() -> None:
+    threading.Timer(0.05, lambda: TaskBell()._heard("", Shareable(), FLContext())).start()
+    assert elapsed(lambda: task_news.sleep(LONG)) < LONG / 2
 
 
 def test_a_jobs_process_is_ours_with_nvflares_own_arguments() -> None:

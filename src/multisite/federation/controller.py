@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from nvflare.apis.controller_spec import Task
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
 from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.abstract.model import make_model_learnable
@@ -16,6 +20,7 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
 
+from multisite.federation import bell
 from multisite.federation.aggregator import ExactMean
 
 FINAL_EVALUATION_SECONDS = 600
@@ -40,6 +45,30 @@ class EvaluatedFedAvg(FedAvg):
         """
         super().set_communicator(communicator)
         self.communicator._task_check_period = self._task_check_period
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """NVFlare's event seam: a site that waits for a task when the run ends is told too."""
+        super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.ABOUT_TO_END_RUN:
+            bell.ring(fl_ctx.get_engine(), fl_ctx)
+
+    def broadcast(self, task: Task, fl_ctx: FLContext, *args: Any, **kwargs: Any) -> None:
+        """NVFlare's own, and a ring: the task is there."""
+        super().broadcast(task, fl_ctx, *args, **kwargs)
+        bell.ring(self.engine, fl_ctx)
+
+    def broadcast_and_wait(
+        self,
+        task: Task,
+        fl_ctx: FLContext,
+        targets: list[Any] | None = None,
+        min_responses: int = 1,
+        wait_time_after_min_received: int = 0,
+        abort_signal: Signal | None = None,
+    ) -> None:
+        """NVFlare's own in two steps, to ring between them."""
+        self.broadcast(task, fl_ctx, targets, min_responses, wait_time_after_min_received)
+        self.communicator.wait_for_task(task, abort_signal)
 
     def save_model(self, model: FLModel) -> None:
         """Saves the model of a finished round, and remembers it as the final one so far."""

@@ -49,18 +49,20 @@ def main() -> int:
     from nvflare.fuel.f3.mpm import MainProcessMonitor
 
     from multisite.federation import timers
+    from multisite.federation.bell import task_news
 
     role = sys.argv.pop(1)
     if role == "site":
         from nvflare.private.fed.app.client import worker_process as process
 
         timers.hurry_client_api()
-        timers.hurry_site_runner()
+        timers.hurry_site_runner(task_news)
     else:
         from nvflare.private.fed.app.server import runner_process as process
 
         timers.hurry_server_engine()
     timers.hurry_parent_watch()
+    timers.share_stream_timers()
     arguments = process.parse_arguments()
     run_dir = os.path.join(arguments.workspace, arguments.job_id)
     code = MainProcessMonitor.run(main_func=process.main, run_dir=run_dir, shutdown_grace_time=GRACE_SECONDS, args=arguments)

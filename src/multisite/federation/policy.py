@@ -17,6 +17,7 @@ from nvflare.lighter.spec import Builder
 OUR_COMPONENTS = (
     "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
     "multisite.federation.aggregator.ExactMean",
+    "multisite.federation.bell.TaskBell",
     "multisite.federation.controller.EvaluatedFedAvg",
     "multisite.federation.job_process.ServerJobLauncher",
     "multisite.federation.job_process.SiteJobLauncher",

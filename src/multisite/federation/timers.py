@@ -6,15 +6,20 @@ job (recipe.py), `check_engine_frequency` in the server's kit (policy.py), the g
 
 from __future__ import annotations
 
+import logging
+import math
+import sched
 import threading
 import time
 from collections.abc import Callable, Iterable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from nvflare.app_common.executors.client_api import in_process_backend
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
 from nvflare.client.in_process import api
 from nvflare.client.in_process.api import InProcessClientAPI
+from nvflare.fuel.f3.streaming import byte_receiver
 
 HURRY_SECONDS = 5.0
 HURRY_PERIOD = 0.05
@@ -22,14 +27,12 @@ WATCH_PERIOD = 0.1
 RUNNER_PERIOD = 0.05
 
 
-class Clock:
-    """The `time` module as one upstream module sees it, with another `sleep`."""
+logger = logging.getLogger("multisite.timers")
 
-    def __init__(self, sleep: Callable[[float], None]) -> None:
-        self.sleep = sleep
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
+def seen_as(module: ModuleType, **names: Any) -> SimpleNamespace:
+    """A module as one upstream module is to see it, with some of its names replaced."""
+    return SimpleNamespace(**{**vars(module), **names})
 
 
 class JobBell:
@@ -66,6 +69,61 @@ class JobBell:
                 self._rung.wait(min(deadline - now, WATCH_PERIOD if known else seconds))
             if set(self._processes()) != known:
                 self.ring()
+
+
+class SharedTimer:
+    """Stands in for `threading.Timer`: one thread for all of them."""
+
+    _scheduler = sched.scheduler(time.monotonic)
+    _start = threading.Lock()
+    _thread: threading.Thread | None = None
+    _changed = threading.Event()
+    _wakes_at = math.inf
+    daemon = True
+
+    def __init__(self, interval: float, function: Callable[[], None]) -> None:
+        """
+        Args:
+            interval: seconds from `start` to the call.
+            function: called once, unless `cancel` comes first.
+        """
+        self._interval, self._function = interval, function
+        self._event: sched.Event | None = None
+
+    def start(self) -> None:
+        """Begins to count."""
+        cls = SharedTimer
+        with cls._start:
+            if cls._thread is None:
+                cls._thread = threading.Thread(target=cls._run, daemon=True, name="timers")
+                cls._thread.start()
+        self._event = cls._scheduler.enter(self._interval, 0, self._call)
+        if self._event.time < cls._wakes_at:
+            cls._changed.set()
+
+    def cancel(self) -> None:
+        """Forgets the call; nothing when it was made."""
+        try:
+            if self._event is not None:
+                self._scheduler.cancel(self._event)
+        except ValueError:
+            pass  # its time has come
+
+    def _call(self) -> None:
+        try:
+            self._function()
+        except Exception:
+            logger.exception("a timer's call failed")
+
+    @classmethod
+    def _run(cls) -> None:
+        while True:
+            cls._wakes_at = math.inf  # what is entered from here on wakes this thread, until it knows its next call
+            cls._changed.clear()
+            delay = cls._scheduler.run(blocking=False)
+            if delay is not None:
+                cls._wakes_at = time.monotonic() + delay
+            cls._changed.wait(delay)
 
 
 class News:
@@ -119,36 +177,48 @@ def hurry_client_api() -> None:
     """
     in_process_backend.InProcessBackend = PromptBackend
     in_process_backend.InProcessClientAPI = PromptClientAPI
-    in_process_backend.time = api.time = Clock(_news.sleep)
+    in_process_backend.time = api.time = seen_as(time, sleep=_news.sleep)
 
 
-def hurry_site_runner() -> None:
-    """In a site's job process: asks the server's runner at once whether it is there, and again soon.
+def hurry_site_runner(task_news: News) -> None:
+    """In a site's job process: a site that waits for a task asks when there is news, not at the next interval.
 
-    `nvflare/private/fed/client/client_runner.py:749` sleeps 0.5 s before every such question (and `:527` after a fetch that got no
-    answer, which may as well be shorter).
+    `nvflare/private/fed/client/client_runner.py:527` sleeps the fetch interval, which stays the longest wait. `:749` sleeps 0.5 s
+    before it asks the server's runner whether it is there.
+
+    Args:
+        task_news: told when the server has a task.
     """
     from nvflare.private.fed.client import client_runner
 
-    client_runner.time = Clock(lambda seconds: time.sleep(RUNNER_PERIOD if seconds == 0.5 else seconds))
+    client_runner.time = seen_as(time, sleep=lambda seconds: task_news.sleep(RUNNER_PERIOD if seconds == 0.5 else seconds))
 
 
 def hurry_server_engine() -> None:
     """In the server's job process: `nvflare/private/fed/server/server_engine.py:846` sleeps a second if it asked too early."""
     from nvflare.private.fed.server import server_engine
 
-    server_engine.time = Clock(lambda seconds: time.sleep(min(seconds, RUNNER_PERIOD)))
+    server_engine.time = seen_as(time, sleep=lambda seconds: time.sleep(min(seconds, RUNNER_PERIOD)))
 
 
 def hurry_parent_watch() -> None:
     """In a job's process: `nvflare/private/fed/app/utils.py:50` looks every second whether its own job has ended, and is waited for."""
     from nvflare.private.fed.app import utils
 
-    utils.time = Clock(lambda seconds: time.sleep(min(seconds, WATCH_PERIOD)))
+    utils.time = seen_as(time, sleep=lambda seconds: time.sleep(min(seconds, WATCH_PERIOD)))
 
 
 def ring_for_jobs(bell: JobBell) -> None:
     """In the server's parent process: gives its job loops this bell."""
     from nvflare.private.fed.server import job_runner
 
-    job_runner.time = Clock(bell.sleep)
+    job_runner.time = seen_as(time, sleep=bell.sleep)
+
+
+def share_stream_timers() -> None:
+    """In every process: what was received is forgotten by one thread, not by a thread for each message.
+
+    `nvflare/fuel/f3/streaming/byte_receiver.py:569` starts a `threading.Timer` of 60 s for every message that was received: 20
+    messages a second are 1,200 threads, beyond the limit that keeps a container from taking its host down.
+    """
+    byte_receiver.threading = seen_as(threading, Timer=SharedTimer)
