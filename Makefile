@@ -11,7 +11,7 @@ help: ## this list
 up: ## build, provision, prepare the data, start; return when every site is registered
 	@$(CONSOLE) up
 
-submit: ## run the CIFAR-10 job (clients -> server -> W&B) and bring its results [ROUNDS LOCAL_EPOCHS BATCH_SIZE LR ALPHA NETWORK SITES SEED LOG_MODEL WAIT_SECONDS]
+submit: ## run the CIFAR-10 job (clients -> server -> W&B) and bring its results [PRESET ROUNDS LOCAL_EPOCHS BATCH_SIZE LR ALPHA NETWORK SITES SEED LOG_MODEL WAIT_SECONDS]
 	@$(CONSOLE) submit
 
 submit-client-stream: ## the same, each site straight to W&B: the key moves to the sites

@@ -24,11 +24,14 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, JobOp
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     job_options.add_arguments(parser)
+    parser.add_argument("--preset", choices=job_options.PRESETS, default="default", help="what the options default to")
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the job there and stop")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="simulator: folder of the shards")
     parser.add_argument("--cifar10", type=Path, metavar="DIR", help="simulator: a local copy of CIFAR-10")
     parser.add_argument("--limit", type=int, metavar="N", help="simulator: use N training examples only")
     parser.add_argument("--workspace", type=Path, default=Path("results/simulator"), help="simulator: where results go")
+    preset = parser.parse_args(arguments).preset
+    parser.set_defaults(**dataclasses.asdict(job_options.from_variables(job_options.PRESETS[preset])))
     parsed = parser.parse_args(arguments)
     try:
         return parsed, job_options.from_arguments(parsed)

@@ -12,7 +12,8 @@ import pytest
 
 from tests.e2e.drill.job import Drill, spool
 from tests.e2e.drill.script import expected
-from tests.e2e.stack import Stack, switch
+from tests.e2e.more_sites import more_sites
+from tests.e2e.stack import Stack
 from tests.wandb_backend.client import rows
 
 pytestmark = pytest.mark.skipif(os.environ.get("FAULTS") != "all", reason="part of `make test-faults`")
@@ -35,29 +36,6 @@ print(json.dumps(found))
 """
 
 
-def overlay(clients: bool) -> str:
-    """Six more sites, made as the two that compose.yaml and docker/client-stream.yaml have."""
-    more = range(3, SITES + 1)
-    services: dict[str, Any] = {
-        "provision": {"volumes": [f"kit-site-{n}:/kits/site-{n}" for n in more]},
-        "server": {"networks": [f"site-{n}" for n in more]},
-        "wandb-backend": {"networks": [f"egress-site-{n}" for n in more] if clients else ["egress"]},
-    }
-    lines = [f"  {name}: {json.dumps(value)}" for name, value in services.items()]
-    for n in more:
-        volumes = json.dumps([f"kit-site-{n}:/kit:ro", f"site-{n}:/workspace", "shard-site-1:/data:ro"])
-        networks, secrets = (f"site-{n}, egress-site-{n}", ", secrets: [wandb_api_key]") if clients else (f"site-{n}", "")
-        lines.append(
-            f"  site-{n}: {{extends: {{file: compose.yaml, service: site-1}}, volumes: {volumes}, networks: !override [{networks}]{secrets}}}"
-        )
-    text = "services:\n" + "\n".join(lines)
-    networks_made: dict[str, Any] = {f"site-{n}": {"internal": True} for n in more}
-    if clients:
-        networks_made |= {f"egress-site-{n}": {} for n in more}
-    text += f"\nnetworks: {json.dumps(networks_made)}"
-    return text + f"\nvolumes: {json.dumps({f'{kind}site-{n}': {} for n in more for kind in ('kit-', '')})}\n"
-
-
 @pytest.fixture(scope="module", params=["server", "clients"])
 def clients(request: pytest.FixtureRequest) -> bool:
     """Both ways of streaming: whether the sites deliver."""
@@ -67,24 +45,8 @@ def clients(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="module")
 def eight(stack: Stack, clients: bool) -> Iterator[Stack]:
     """The deployment with six more sites."""
-    more = range(3, SITES + 1)
-    file = stack.home / "eight.yaml"
-    file.write_text(overlay(clients), encoding="utf-8")
-    env, project = stack.home / ".env", stack.home / "project.yml"
-    before = env.read_text(encoding="utf-8"), project.read_text(encoding="utf-8")
-    extra = f"COMPOSE_EXTRA={stack.settings['COMPOSE_EXTRA']}:{file}"
-    text = before[0].replace(f"COMPOSE_EXTRA={stack.settings['COMPOSE_EXTRA']}", extra)
-    env.write_text("ALLOW_CUSTOM_CODE=yes\n" + text, encoding="utf-8")
-    added = "".join(f"  - name: site-{n}\n    type: client\n    org: multisite\n" for n in more)
-    project.write_text(before[1].replace("  - name: admin@", added + "  - name: admin@"), encoding="utf-8")
-    switch(stack, clients)
-    yield stack
-    env.write_text(before[0], encoding="utf-8")
-    project.write_text(before[1], encoding="utf-8")
-    switch(stack, False)
-    for n in more:  # Compose forgets the networks of an overlay that is gone
-        for name in (f"site-{n}", f"egress-site-{n}"):
-            stack.run("docker", "network", "rm", f"{stack.name}_{name}")
+    with more_sites(stack, SITES, clients):
+        yield stack
 
 
 def check(stack: Stack, job: Drill, job_id: str) -> None:

@@ -180,3 +180,23 @@ def test_streaming_from_clients_only_survives_the_command_line() -> None:
 
 def test_every_option_has_a_line_of_help() -> None:
     assert set(HELP) == {field.name for field in fields(JobOptions)}
+
+
+def test_a_preset_gives_its_options_and_a_variable_of_its_own_goes_before() -> None:
+    variables = job_options.with_preset({"PRESET": "published", "ROUNDS": "3", "LR": ""})
+    options = job_options.from_variables(variables)
+    assert options == JobOptions(rounds=3, local_epochs=4, batch_size=64, lr=0.05, alpha=1.0, network="moderate")
+
+
+@pytest.mark.parametrize("name", job_options.PRESETS)
+def test_every_preset_is_a_valid_job(name: str) -> None:
+    assert job_options.from_variables(job_options.with_preset({"PRESET": name})).streamed_to_server
+
+
+def test_no_preset_changes_nothing() -> None:
+    assert job_options.with_preset({"SEED": "3", "PRESET": ""}) == {"SEED": "3"}
+
+
+def test_an_unknown_preset_is_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="PRESET must be one of default, accurate, published, not 'fast'"):
+        job_options.with_preset({"PRESET": "fast"})

@@ -132,6 +132,7 @@ def main() -> int:
         print(f"unknown verb {verb!r}\n  next: one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     try:
+        os.environ.update(job_options.with_preset(os.environ))  # Compose reads some of them too
         return VERBS[verb]()
     except OptionError as error:
         print(f"options: {error}", file=sys.stderr)

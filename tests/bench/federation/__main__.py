@@ -1,8 +1,14 @@
-"""`make bench`: the arms in turn, several times over; a table, a plot and the machine.  [--quick] [--out DIR]"""
+"""`make bench`: the arms in turn, several times over; a table, a plot and the machine.
+
+    .venv/bin/python -m tests.bench.federation [--quick] [--arms plain,deployment] [--sites 8 --network moderate] [--rounds N] [--out DIR]
+
+With more than two sites only the arms `plain` and `deployment` run.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -12,6 +18,7 @@ from pathlib import Path
 
 from tests.bench.federation.arms import Arms, Job
 from tests.bench.federation.weights import largest_difference
+from tests.e2e.more_sites import more_sites
 from tests.e2e.stack import Stack, free_port
 
 NAMES = {
@@ -52,6 +59,8 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--sites", type=int, default=2)
+    parser.add_argument("--network", default="upstream")
     parser.add_argument("--limit", default="6000", help="training examples of both sites")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     options = parser.parse_args()
@@ -63,11 +72,14 @@ def main() -> None:
     stack.create()
     figures: dict[str, list[dict[str, float]]] = {arm: [] for arm in wanted}
     weights: dict[str, Path] = {}
-    job = Job(rounds=options.rounds)
-    arms = Arms(stack, job, "1")
+    job = Job(rounds=options.rounds, network=options.network)
+    arms = Arms(stack, job, "1", options.sites)
+    more = contextlib.ExitStack()
     try:
         up = stack.make("up", seconds=900)
         assert up.code == 0, up.text
+        if options.sites > 2:
+            more.enter_context(more_sites(stack, options.sites))
         if "containers" in wanted:
             arms.start_stock()
         for repeat in range(repeats):
@@ -83,11 +95,12 @@ def main() -> None:
             print(f"\nlargest difference between any weight of A's and of D's final global model: {difference}")
     finally:
         arms.stop_stock()
+        more.close()
         stack.destroy()
     options.out.mkdir(parents=True, exist_ok=True)
     told = {"machine": f"{machine()}; {repeats} runs of each, interleaved", "names": NAMES, "figures": figures}
     (options.out / "federation.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-    print(f"\n{told['machine']}; {job}, {options.limit} examples\n\n{table(figures)}")
+    print(f"\n{told['machine']}; {job}, {options.sites} sites, {options.limit} examples\n\n{table(figures)}")
 
 
 if __name__ == "__main__":

@@ -107,8 +107,8 @@ class Timeline:
 class Arms:
     """All four, on the shards and the machine of one deployment."""
 
-    def __init__(self, stack: Stack, job: Job, threads: str) -> None:
-        self.stack, self.job, self.threads = stack, job, threads
+    def __init__(self, stack: Stack, job: Job, threads: str, sites: int = 2) -> None:
+        self.stack, self.job, self.threads, self.sites = stack, job, threads, sites
         self.stock = {
             "DEPLOYMENT": stack.name, "PROJECT": str(PROJECT), "SITE_THREADS": threads, "WANDB_KEY": KEY,
             "COMPOSE_FILE": str(HERE / "stock.yaml"), "COMPOSE_PROJECT_NAME": f"{stack.name}-stock", "COMPOSE_ENV_FILES": "/dev/null",
@@ -119,8 +119,7 @@ class Arms:
         name = self.stack.name
         mounts = [
             f"{PROJECT}:/project:ro",
-            f"{name}_shard-site-1:/shards/site-1:ro",
-            f"{name}_shard-site-2:/shards/site-2:ro",
+            *(f"{name}_shard-site-{n if n < 3 else 1}:/shards/site-{n}:ro" for n in range(1, self.sites + 1)),
             *volumes,
         ]
         options = [text for mount in mounts for text in ("--volume", mount)]
@@ -137,7 +136,8 @@ class Arms:
         out.mkdir(exist_ok=True)
         out.chmod(0o777)
         line = Timeline(time.time())
-        command = ["python", "-m", "tests.bench.federation.plain", *self.job.arguments(), "--out", "/out/weights.safetensors"]
+        command = ["python", "-m", "tests.bench.federation.plain", *self.job.arguments(), "--sites", str(self.sites)]
+        command += ["--out", "/out/weights.safetensors"]
         line.add_marks(self.container(*command, volumes=(f"{out}:/out",)))
         line.done, line.weights = time.time(), out / "weights.safetensors"
         return line
