@@ -26,6 +26,7 @@ for p in pathlib.Path('/proc').iterdir():
     if p.name.isdigit():
         try:
             line = (p / 'cmdline').read_bytes().replace(b'\\0', b' ').decode()
+            line *= (p / 'comm').read_text() not in ('job-server\\n', 'job-site\\n', 'fork-server\\n')  # forks share the node's memory
             pages = int((p / 'statm').read_text().split()[1])
         except OSError:
             continue

@@ -121,7 +121,7 @@ def test_a_synthetic_shard_of_another_partition_does_not_make_a_result_synthetic
         "iid-seed5": {"examples": 9, "dataset": "synthetic", "alpha": None, "seed": 5},
     }
     monkeypatch.setattr(FakeDocker, "local_sites", lambda _: ["site-1"])
-    monkeypatch.setattr(Deployment, "describe", lambda *_: {"shards": shards})
+    monkeypatch.setattr(Deployment, "describe", lambda _, sites: {site: {"shards": shards} for site in sites})
     up = deployment(tmp_path)
     assert up.dataset(None, 0) == "cifar10"
     assert up.dataset(None, 5) == "synthetic"

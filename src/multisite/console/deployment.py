@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,7 @@ START_SECONDS = 900.0
 REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0
 IMAGE_GIB, RUN_GIB = 12, 1
+MOST_AT_ONCE = 8
 CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
 ONE_SHOTS = ("provision", "data")
@@ -232,11 +235,13 @@ class Deployment:
         if "server" in services:
             published = f"{self.settings.address}:{self.settings.port}"
             rows.append(("server", services["server"]["State"], published, "-", "-"))
-        for site in sorted({*registered, *self.docker.local_sites()}):
+        sites = sorted({*registered, *self.docker.local_sites()})
+        said = self.describe([site for site in sites if site in services])
+        for site in sites:
             if site not in services:
                 rows.append((site, "registered", "another host", "-", "-"))
                 continue
-            told = self.describe(site)
+            told = said[site]
             shards = told.get("shards", {})
             shown = ", ".join(f"{shard['examples']} ({_dataset(shard['dataset'])}, {name})" for name, shard in shards.items())
             state = "registered" if site in registered else services[site]["State"]
@@ -254,18 +259,23 @@ class Deployment:
         """What the local sites' shards of one partition hold: `cifar10`, or `synthetic` if any of them does."""
         held = {
             shard["dataset"]
-            for site in self.docker.local_sites()
-            for shard in self.describe(site).get("shards", {}).values()
+            for told in self.describe(self.docker.local_sites()).values()
+            for shard in told.get("shards", {}).values()
             if (shard["alpha"], shard["seed"]) == (alpha, seed)
         }
         return "synthetic" if "synthetic" in held else "cifar10"
 
-    def describe(self, site: str) -> dict[str, Any]:
-        """What a local site says of itself: device, and examples by partition. Asked once."""
-        if site not in self._described:
+    def describe(self, sites: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What local sites say of themselves: device, and examples by partition. Each is asked once, all at the same time."""
+
+        def ask(site: str) -> dict[str, Any]:
             result = self.docker.compose("exec", "-T", site, "python", "-m", "multisite.federation.describe")
-            self._described[site] = dict(json.loads(result.out)) if result.code == 0 and result.out.startswith("{") else {}
-        return self._described[site]
+            return dict(json.loads(result.out)) if result.code == 0 and result.out.startswith("{") else {}
+
+        unknown = [site for site in sites if site not in self._described]
+        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+            self._described.update(zip(unknown, pool.map(ask, unknown), strict=True))
+        return {site: self._described[site] for site in sites}
 
 
 def _dataset(name: str) -> str:

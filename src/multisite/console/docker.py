@@ -34,6 +34,7 @@ class Docker:
 
     home: Path
     environment: dict[str, str] = field(default_factory=dict)
+    _sites: dict[str | None, list[str]] = field(default_factory=dict)
 
     def env(self) -> dict[str, str]:
         """The environment of every command."""
@@ -84,9 +85,12 @@ class Docker:
         return [json.loads(line) for line in out.splitlines() if line.strip()]
 
     def local_sites(self) -> list[str]:
-        """Site services of this host's compose files."""
-        out = self.compose_or_fail("settings", "correct compose.yaml or .env", "config", "--services")
-        return sorted(name for name in out.split() if name.startswith("site-"))
+        """Site services of this host's compose files. Asked once for each set of them."""
+        files = self.environment.get("COMPOSE_FILE")
+        if files not in self._sites:
+            out = self.compose_or_fail("settings", "correct compose.yaml or .env", "config", "--services")
+            self._sites[files] = sorted(name for name in out.split() if name.startswith("site-"))
+        return self._sites[files]
 
     def running(self, service: str) -> bool:
         """Whether a service's container runs."""

@@ -9,18 +9,67 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from typing import Any
 
+from nvflare.apis.fl_constant import FLContextKey, JobConstants
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobHandleSpec
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
+from nvflare.app_common.job_launcher.process_launcher import ProcessHandle, ProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
+from nvflare.utils.job_launcher_utils import add_custom_dir_to_path, get_credential_env
+
+from multisite.federation import fork_server
+from multisite.federation.fork_server import ForkServer
 
 GRACE_SECONDS = 0.1
 MODULES = {
     "site": "nvflare.private.fed.app.client.worker_process",
     "server": "nvflare.private.fed.app.server.runner_process",
 }
+# What the jobs of this package load beside it, and what is no part of NVFlare's parent process. No torch: an idle site has none.
+COMPONENTS = {
+    "site": ("nvflare.app_common.executors.client_api_executor", "multisite.federation.bell", "multisite.tracking.recorder"),
+    "server": (
+        "nvflare.app_common.widgets.intime_model_selector",
+        "multisite.federation.controller",
+        "multisite.federation.persistor",
+        "multisite.federation.progress",
+        "multisite.tracking.receiver",
+    ),
+}
+
+logger = logging.getLogger("multisite.node")
+_fork_server: ForkServer | None = None
+
+
+def prepare(role: str) -> None:
+    """In a node, before it starts a thread: makes its jobs start as forks. Without this they are fresh processes.
+
+    Args:
+        role: `site` or `server`.
+    """
+    global _fork_server
+    _fork_server = fork_server.start((MODULES[role], *COMPONENTS[role]), run)
+
+
+def _launch(launcher: ProcessJobLauncher, job_meta: dict[str, Any], fl_ctx: FLContext, role: str) -> JobHandleSpec | None:
+    """As `nvflare/app_common/job_launcher/process_launcher.py:64`, by the fork server; None where there is none."""
+    if _fork_server is None or not _fork_server.alive:
+        return None
+    environment = os.environ.copy()
+    if custom := fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_app_custom_dir(job_meta.get(JobConstants.JOB_ID)):
+        add_custom_dir_to_path(custom, environment)
+    environment.update(get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {}))
+    command = shlex.split(launcher.get_command(job_meta, fl_ctx))
+    try:
+        process = _fork_server.spawn(command[command.index(__name__) :], environment, f"job-{role}")
+    except OSError as error:
+        logger.warning("%s: starting the job's process without it", error)
+        return None
+    return ProcessHandle(process_adapter=process)  # type: ignore[arg-type]
 
 
 def _ours(command: str, role: str) -> str:
@@ -35,6 +84,10 @@ class SiteJobLauncher(ClientProcessJobLauncher):
         """NVFlare's launcher seam."""
         return _ours(super().get_command(job_meta, fl_ctx), "site")
 
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
+        """NVFlare's launcher seam."""
+        return _launch(self, job_meta, fl_ctx, "site") or super().launch_job(job_meta, fl_ctx)
+
 
 class ServerJobLauncher(ServerProcessJobLauncher):
     """Starts the server's job process; named in the server's `local/resources.json`."""
@@ -42,6 +95,10 @@ class ServerJobLauncher(ServerProcessJobLauncher):
     def get_command(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> str:
         """NVFlare's launcher seam."""
         return _ours(super().get_command(job_meta, fl_ctx), "server")
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
+        """NVFlare's launcher seam."""
+        return _launch(self, job_meta, fl_ctx, "server") or super().launch_job(job_meta, fl_ctx)
 
 
 def main() -> int:
@@ -69,9 +126,15 @@ def main() -> int:
     return int(code or 0)
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """`main`, with everything logged when it returns."""
     status = main()
     logging.shutdown()
+    return status
+
+
+if __name__ == "__main__":
+    status = run()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # the interpreter would take a second to unload torch, and the job is over when this process is gone

@@ -22,7 +22,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import RunProcessKey
 
-from multisite.federation import logs, policy, timers
+from multisite.federation import job_process, logs, policy, timers
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.provision import STAMP
@@ -229,6 +229,7 @@ def main() -> int:
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
     os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
+    job_process.prepare("server" if kit.role == "server" else "site")
     return Node(kit).run()
 
 
