@@ -16,7 +16,7 @@ RECEIVERS = ("multisite", "nvflare")
 # What `PRESET=...` stands for; a variable of its own goes before. `published` is NVFlare's published setting, for 8 sites with GPUs.
 PRESETS: dict[str, dict[str, str]] = {
     "default": {},
-    "accurate": {"ROUNDS": "28"},
+    "accurate": {"ROUNDS": "36"},
     "published": {"ROUNDS": "50", "LOCAL_EPOCHS": "4", "BATCH_SIZE": "64", "LR": "0.05", "ALPHA": "1.0", "NETWORK": "moderate"},
 }
 MAX_SITES = 32
