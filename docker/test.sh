@@ -30,6 +30,7 @@ bench)
     docker/venv.sh
     .venv/bin/python -m tests.bench.federation ${QUICK:+--quick}
     in_test_image python -m tests.bench.federation.plot results/bench/federation.json >results/bench/federation.svg
+    in_test_image python -m tests.bench.training ${QUICK:+--quick}
     ;;
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
 e2e) images; e2e ;;

@@ -79,10 +79,12 @@ def bench_training(folder: Path, repeats: int) -> None:
     """A round of the compact network on 2,000 images; the metric is the loss of every step."""
     import torch
 
+    from multisite.cifar10 import training
     from multisite.cifar10.model import build
     from multisite.cifar10.training import Recipe, train_round
     from multisite.tracking.records import LogWriter
 
+    training.REPORT_STEPS = 1  # the job's own script logs every 20 steps
     torch.set_num_threads(1)
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2000, 32, 32, 3) if _channels_last() else (2000, 3, 32, 32), dtype=torch.uint8)
