@@ -36,14 +36,13 @@ def spread(values: list[float], unit: str, digits: int = 1) -> str:
 
 def bench_log(folder: Path, repeats: int, calls: int) -> None:
     """Calls of the unchanged writer, arm by arm."""
-    from nvflare.apis.analytix import LogWriterName
     from nvflare.client.in_process.api import TOPIC_LOG_DATA, InProcessClientAPI
     from nvflare.client.tracking import WandBWriter
     from nvflare.fuel.data_event.data_bus import DataBus
 
     from multisite.tracking import upstream
     from multisite.tracking.recorder import MetricsRecorder
-    from multisite.tracking.records import LogWriter
+    from multisite.tracking.spool import Spool
 
     api = InProcessClientAPI({"SITE_NAME": "site-1"})
     api.rank = "0"
@@ -52,8 +51,9 @@ def bench_log(folder: Path, repeats: int, calls: int) -> None:
     writer = WandBWriter(context)
     DataBus().subscribe([TOPIC_LOG_DATA], lambda topic, datum, bus: None)
     recorder = MetricsRecorder()
-    recorder._log = LogWriter(folder / "records.log")
-    assert LogWriterName.WANDB
+    recorder._origin = Spool(folder).job("job").origin("site-1")
+    recorder._open()
+    assert recorder._log is not None
 
     def arm() -> list[float]:
         costs = []
@@ -70,6 +70,7 @@ def bench_log(folder: Path, repeats: int, calls: int) -> None:
         ours.append(arm())
         upstream.stop_recording("site-1")
         stock.append(arm())
+    assert recorder._log.rows == repeats * calls, "ours did not log all that it was timed for"
     for name, arms in (("ours", ours), ("stock", stock)):
         print(f"log, {name}: median {spread([statistics.median(costs) for costs in arms], 'us')}, "
               f"p99 {spread([percentile(costs, 0.99) for costs in arms], 'us')}, {repeats} x {calls} calls")  # fmt: skip
