@@ -90,10 +90,6 @@ class ForkServer:
                 self.alive = False
                 raise OSError(f"the fork server started nothing in {START_SECONDS:.0f} s") from None
 
-    def close(self) -> None:
-        """Ends the server; its children notice, as they do when the node ends."""
-        self._connection.shutdown(socket.SHUT_RDWR)
-
     def _listen(self) -> None:
         while message := self._connection.recv(LONGEST_MESSAGE):
             told = json.loads(message)
