@@ -221,7 +221,7 @@ def test_nvflares_own_receiver_can_be_chosen_for_comparison(tmp_path: Path, more
         (("--lr", "fast"), "--lr"),
         (("--no-streamed_to_server",), "--streamed_to_clients"),
         (("--streamed_to_clients",), "--no-streamed_to_server"),
-        (("--network", "resnet"), "network must be one of compact, upstream, not 'resnet'"),
+        (("--network", "resnet"), "network must be one of compact, moderate, upstream, not 'resnet'"),
     ],
 )
 def test_a_bad_option_is_exit_status_2_that_names_it(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
