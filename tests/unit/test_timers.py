@@ -10,9 +10,11 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
 from nvflare.client.in_process.api import InProcessClientAPI
 from nvflare.fuel.f3.streaming import byte_receiver
+from nvflare.private.fed.client import client_runner
 
 from multisite.federation import job_process, timers
 from multisite.federation.bell import TaskBell, task_news
+from multisite.federation.recipe import FETCH_PERIOD
 from multisite.federation.timers import JobBell, News, SharedTimer
 
 LONG = 20.0  # no wait of these tests lasts so long unless something is broken
@@ -131,6 +133,12 @@ def test_nvflares_receiver_makes_its_timers_where_ours_stand_in() -> None:
 def test_a_ring_ends_the_wait_of_a_site_for_its_next_task() -> None:
     threading.Timer(0.05, lambda: TaskBell()._heard("", Shareable(), FLContext())).start()
     assert elapsed(lambda: task_news.sleep(LONG)) < LONG / 2
+
+
+def test_a_site_waits_its_fetch_interval_and_not_the_shorter_wait_for_the_servers_runner() -> None:
+    timers.hurry_site_runner(News())
+    assert elapsed(lambda: client_runner.time.sleep(0.5)) < 0.4
+    assert elapsed(lambda: client_runner.time.sleep(FETCH_PERIOD)) >= 0.9 * FETCH_PERIOD
 
 
 def test_a_jobs_process_is_ours_with_nvflares_own_arguments() -> None:
