@@ -26,7 +26,7 @@ PROJECT = "multisite-cifar10"
 AXES = {"test/*": "round", "train_round/*": "round"}
 CLIENT_SCRIPT = Path(__file__).with_name("client.py")
 TASK_PERIOD = 0.01  # between the server's looks at the results it waits for; NVFlare's own: 0.2 s
-FETCH_PERIOD = 1.0  # between a site's questions for a task, when no bell rings; not 0.5, see timers.hurry_site_runner
+FETCH_PERIOD = 0.2  # between a site's questions for a task, when no bell rings; not 0.5, see timers.hurry_site_runner
 
 
 class Cifar10Recipe(FedAvgRecipe):
