@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToPILImage, ToTensor
 
 from multisite.cifar10.model import NETWORKS, build
-from multisite.cifar10.training import MEAN, SHIFT, STD, Recipe, train_round
+from multisite.cifar10.training import MEAN, SHIFT, STD, Recipe, in_memory, train_round
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(rounds=8, local_epochs=1, batch=128, lr=0.05)
@@ -76,7 +76,7 @@ def main() -> None:
         images, labels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 10, (count,))
         data = Images(images, labels)
         usual(network, data)  # the first run pays for imports
-        runs = [(usual(network, data), ours(network, images, labels)) for _ in range(repeats)]
+        runs = [(usual(network, data), ours(network, in_memory(images), labels)) for _ in range(repeats)]
         there, here = ([run[arm] for run in runs] for arm in (0, 1))
         ratios = [after / before for before, after in runs]
         cells = [f"{statistics.median(values):.0f} ({min(values):.0f}-{max(values):.0f})" for values in (there, here)]

@@ -5,17 +5,22 @@ from __future__ import annotations
 import threading
 import time
 
+from nvflare.apis.fl_constant import MachineStatus
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl import wf_comm_server
 from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
+from nvflare.app_common.workflows import fedavg
 from nvflare.client.in_process.api import InProcessClientAPI
 from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.private.fed.client import client_runner
+from nvflare.private.fed.server import fed_server, server_commands, server_engine
 
-from multisite.federation import job_process, timers
+from multisite.federation import shared_timer, timers
 from multisite.federation.bell import TaskBell, task_news
 from multisite.federation.recipe import FETCH_PERIOD
-from multisite.federation.timers import JobBell, News, SharedTimer
+from multisite.federation.shared_timer import SharedTimer
+from multisite.federation.timers import JobBell, News
 
 LONG = 20.0  # no wait of these tests lasts so long unless something is broken
 
@@ -86,6 +91,28 @@ def test_a_model_ends_the_scripts_wait_and_a_result_the_executors() -> None:
     assert elapsed(lambda: timers._news.sleep(LONG)) < LONG / 2
 
 
+def test_the_end_of_the_servers_part_of_a_job_ends_the_waits_for_it() -> None:
+    timers.hurry_server_engine()
+    state = server_engine.EngineInfo()
+    fed_server.time.sleep(0.01)
+    server_commands.time.sleep(0.01)
+    for waits in (fed_server, server_commands):
+        threading.Timer(0.05, lambda: setattr(state, "status", MachineStatus.STOPPED)).start()
+        assert elapsed(lambda module=waits: module.time.sleep(LONG)) < LONG / 2  # type: ignore[misc]
+
+
+def test_a_result_ends_every_wait_for_it_and_the_next_looks_follow_soon() -> None:
+    timers.hurry_results()
+    threading.Timer(0.05, timers.result_bell.ring).start()
+    assert elapsed(lambda: wf_comm_server.time.sleep(LONG)) < LONG / 2
+    assert elapsed(lambda: fedavg.time.sleep(LONG)) < LONG / 2
+
+
+def test_without_a_result_the_server_looks_as_seldom_as_nvflare_does() -> None:
+    bell = timers.ResultBell()
+    assert elapsed(lambda: bell.sleep(0.2)) >= 0.18
+
+
 def test_shared_timers_call_in_order_of_time_and_a_cancelled_one_never_does() -> None:
     called: list[str] = []
     ended = threading.Event()
@@ -125,7 +152,7 @@ def test_a_thousand_received_messages_cost_no_thread_each() -> None:
 
 def test_nvflares_receiver_makes_its_timers_where_ours_stand_in() -> None:
     """Guards the pin: the seam is the name `threading` in that module."""
-    timers.share_stream_timers()
+    shared_timer.share_stream_timers()
     assert byte_receiver.threading.Timer is SharedTimer
     assert byte_receiver.threading.Lock is threading.Lock
 
@@ -139,8 +166,3 @@ def test_a_site_waits_its_fetch_interval_and_not_the_shorter_wait_for_the_server
     timers.hurry_site_runner(News())
     assert elapsed(lambda: client_runner.time.sleep(0.5)) < 0.4
     assert elapsed(lambda: client_runner.time.sleep(FETCH_PERIOD)) >= 0.9 * FETCH_PERIOD
-
-
-def test_a_jobs_process_is_ours_with_nvflares_own_arguments() -> None:
-    command = "python -m nvflare.private.fed.app.client.worker_process -m /workspace -n job"
-    assert job_process._ours(command, "site") == "python -m multisite.federation.job_process site -m /workspace -n job"

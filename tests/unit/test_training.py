@@ -14,7 +14,19 @@ from torch import Tensor, nn
 
 from multisite.cifar10.model import NETWORKS, build
 from multisite.cifar10.source import synthetic
-from multisite.cifar10.training import REPORT_STEPS, SHIFT, Recipe, Sgd, augment, batches, evaluate, normalize, train_round
+from multisite.cifar10.training import (
+    REPORT_STEPS,
+    SHIFT,
+    Recipe,
+    Sgd,
+    augment,
+    batches,
+    evaluate,
+    in_memory,
+    normalize,
+    take,
+    train_round,
+)
 from multisite.federation import options
 
 CPU = torch.device("cpu")
@@ -50,6 +62,14 @@ def test_the_upstream_network_has_the_published_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in build("upstream", 0).parameters()) == 62_006
 
 
+def test_the_upstream_network_pools_before_its_relu_and_computes_what_the_published_order_does() -> None:
+    network = build("upstream", 0)
+    conv1, pool, relu, conv2, *_ = network.features  # type: ignore[misc, union-attr]
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    published = network.classifier(pool(relu(conv2(pool(relu(conv1(images)))))))  # type: ignore[operator]
+    assert torch.equal(network(images), published)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_same_seed_builds_the_same_weights_and_another_seed_others(network: str) -> None:
     assert same(weights(build(network, 3)), weights(build(network, 3)))
@@ -66,6 +86,13 @@ def test_building_leaves_the_global_random_state_alone() -> None:
 def test_an_unknown_network_is_an_error() -> None:
     with pytest.raises(KeyError, match="resnet"):
         build("resnet", 0)
+
+
+def test_images_are_taken_as_they_are_in_either_memory_layout(data: Data) -> None:
+    indices = torch.tensor([3, 999, 0, 3])
+    for images in (data[0], in_memory(data[0])):
+        assert torch.equal(take(images, indices), data[0][indices])
+        assert torch.equal(normalize(take(images, indices)), normalize(data[0][indices]))
 
 
 def test_augmenting_keeps_shape_and_type() -> None:

@@ -57,12 +57,15 @@ class Moderate(nn.Module):
 
 
 class Upstream(nn.Module):
-    """The network of NVFlare's CIFAR-10 examples (LeNet-5's shape, 62,006 parameters)."""
+    """The network of NVFlare's CIFAR-10 examples (LeNet-5's shape, 62,006 parameters).
+
+    It is pooled before its ReLU, not after: the same function of the same weights, and a quarter of the ReLU's work.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
+            nn.Conv2d(3, 6, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(6, 16, 5), nn.MaxPool2d(2), nn.ReLU()
         )
         self.classifier = nn.Sequential(
             nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)

@@ -20,7 +20,7 @@ from nvflare.client.tracking import WandBWriter
 
 from multisite.cifar10.model import build
 from multisite.cifar10.shards import load_shard
-from multisite.cifar10.training import Recipe, evaluate, pick_device, train_round
+from multisite.cifar10.training import Recipe, evaluate, in_memory, pick_device, train_round
 from multisite.federation.progress import SITE_ERROR
 
 DATA = "MULTISITE_DATA"  # the site's data folder; `{site}` in it stands for the site's name (simulator)
@@ -45,9 +45,10 @@ class Site:
         self.name = name
         self.seed = options.seed + zlib.crc32(name.encode())  # sites draw different batches
         self.device = pick_device()
-        self.shard = load_shard(Path(os.environ.get(DATA, "/data").format(site=name)), options.partition)
-        self.images, self.labels = (torch.from_numpy(array) for array in (self.shard.train_images, self.shard.train_labels))
-        self.test = tuple(torch.from_numpy(array) for array in (self.shard.test_images, self.shard.test_labels))
+        shard = load_shard(Path(os.environ.get(DATA, "/data").format(site=name)), options.partition)
+        self.dataset = shard.manifest["dataset"]
+        self.images, self.labels = in_memory(torch.from_numpy(shard.train_images)), torch.from_numpy(shard.train_labels)
+        self.test = in_memory(torch.from_numpy(shard.test_images)), torch.from_numpy(shard.test_labels)
         self.model = build(options.network, options.seed).to(self.device)
         self.recipe = Recipe(rounds=options.rounds, local_epochs=options.local_epochs, batch=options.batch_size, lr=options.lr)
         self.writer = WandBWriter()
@@ -98,7 +99,7 @@ class Site:
             metrics={**before, **trained},
             meta={
                 "NUM_STEPS_CURRENT_ROUND": result.steps,
-                "dataset": self.shard.manifest["dataset"],
+                "dataset": self.dataset,
                 "trained_at": trained_at,
             },
         )
@@ -120,7 +121,7 @@ def main() -> None:
         elif flare.is_evaluate():
             metrics = site.evaluate(model.current_round)
             logger.info("final global model's accuracy %.4f", metrics["accuracy"])
-            flare.send(flare.FLModel(metrics=metrics, meta={"dataset": site.shard.manifest["dataset"]}))
+            flare.send(flare.FLModel(metrics=metrics, meta={"dataset": site.dataset}))
 
 
 if __name__ == "__main__":

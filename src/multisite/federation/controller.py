@@ -12,7 +12,6 @@ from nvflare.apis.controller_spec import Task
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
-from nvflare.apis.wf_comm_spec import WFCommSpec
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
@@ -22,6 +21,7 @@ from nvflare.app_common.workflows.fedavg import FedAvg
 
 from multisite.federation import bell
 from multisite.federation.aggregator import ExactMean
+from multisite.federation.timers import result_bell
 
 FINAL_EVALUATION_SECONDS = 600
 
@@ -38,17 +38,11 @@ class EvaluatedFedAvg(FedAvg):
         self.aggregator: ModelAggregator = getattr(self, "aggregator", None) or ExactMean()
         self._final: FLModel | None = None
 
-    def set_communicator(self, communicator: WFCommSpec) -> None:
-        """NVFlare's seam. Its controller means to pass its period on, and sets another attribute than the one that is slept.
-
-        `nvflare/apis/impl/controller.py:53` against `nvflare/apis/impl/wf_comm_server.py:1058`, which stays at 0.2 s.
-        """
-        super().set_communicator(communicator)
-        self.communicator._task_check_period = self._task_check_period
-
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """NVFlare's event seam: a site that waits for a task when the run ends is told too."""
+        """NVFlare's event seam: the server's own waits end when a result is there, and a site that waits when the run ends is told."""
         super().handle_event(event_type, fl_ctx)
+        if event_type == EventType.AFTER_PROCESS_SUBMISSION:
+            result_bell.ring()
         if event_type == EventType.ABOUT_TO_END_RUN:
             bell.ring(fl_ctx.get_engine(), fl_ctx)
 

@@ -7,6 +7,7 @@ NVFlare sleeps 3 s before a job's process cleans up (`nvflare/fuel/f3/mpm.py:84`
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shlex
@@ -25,6 +26,8 @@ from multisite.federation import fork_server
 from multisite.federation.fork_server import ForkServer
 
 GRACE_SECONDS = 0.1
+# glibc's malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD (its upper limit), M_TRIM_THRESHOLD.
+KEEP_FREED_MEMORY = {-8: 1, -3: 1 << 25, -1: 1 << 29}
 MODULES = {
     "site": "nvflare.private.fed.app.client.worker_process",
     "server": "nvflare.private.fed.app.server.runner_process",
@@ -101,15 +104,27 @@ class ServerJobLauncher(ServerProcessJobLauncher):
         return _launch(self, job_meta, fl_ctx, "server") or super().launch_job(job_meta, fl_ctx)
 
 
+def keep_freed_memory() -> None:
+    """Before a thread starts: what a training step frees stays with the process for the next one.
+
+    NVFlare runs the training script in a thread, and glibc gives a thread's freed memory back at once: a step of the default network
+    had 2,300 page faults, a twentieth of its time.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # another libc has none
+        for parameter, value in KEEP_FREED_MEMORY.items():
+            mallopt(parameter, value)
+
+
 def main() -> int:
     """Runs NVFlare's job process for this role."""
     from nvflare.fuel.f3.mpm import MainProcessMonitor
 
-    from multisite.federation import timers
+    from multisite.federation import shared_timer, timers
     from multisite.federation.bell import task_news
 
     role = sys.argv.pop(1)
     if role == "site":
+        keep_freed_memory()
         from nvflare.private.fed.app.client import worker_process as process
 
         timers.hurry_client_api()
@@ -118,8 +133,9 @@ def main() -> int:
         from nvflare.private.fed.app.server import runner_process as process
 
         timers.hurry_server_engine()
+        timers.hurry_results()
     timers.hurry_parent_watch()
-    timers.share_stream_timers()
+    shared_timer.share_stream_timers()
     arguments = process.parse_arguments()
     run_dir = os.path.join(arguments.workspace, arguments.job_id)
     code = MainProcessMonitor.run(main_func=process.main, run_dir=run_dir, shutdown_grace_time=GRACE_SECONDS, args=arguments)

@@ -22,7 +22,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import RunProcessKey
 
-from multisite.federation import job_process, logs, policy, timers
+from multisite.federation import job_process, logs, policy, shared_timer
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.provision import STAMP
@@ -196,7 +196,7 @@ class Node:
         """
         from nvflare.fuel.f3.mpm import MainProcessMonitor
 
-        timers.share_stream_timers()
+        shared_timer.share_stream_timers()
         signal.signal(signal.SIGTERM, self.on_signal)
         signal.signal(signal.SIGINT, self.on_signal)
         threading.Thread(target=self.watch, daemon=True, name="watch").start()

@@ -31,7 +31,6 @@ OUR_COMPONENTS = (
 JOB_STORE = "/workspace/jobs"
 SNAPSHOTS = "/workspace/snapshots"
 HEARTBEAT_TIMEOUT_SECONDS = 60  # a site whose link is cut for half a minute is not lost: NVFlare drops its token for good
-ENGINE_SECONDS = 0.2  # how often a job's process on the server looks whether its job has ended; NVFlare's own: 3 s
 RESOURCES = "resources.json"
 AUTHORIZATION = "authorization.json"
 PROJECT_ADMIN_RIGHTS = {
@@ -85,7 +84,6 @@ def allow_custom_code(authorization: dict[str, Any]) -> dict[str, Any]:
 
 def _server_resources(resources: dict[str, Any]) -> dict[str, Any]:
     resources["servers"][0]["heart_beat_timeout"] = HEARTBEAT_TIMEOUT_SECONDS
-    resources["servers"][0]["check_engine_frequency"] = ENGINE_SECONDS
     resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = SNAPSHOTS
     for component in resources["components"]:
         if component["id"] == "job_manager":

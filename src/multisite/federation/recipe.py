@@ -25,7 +25,6 @@ NAME = "cifar10_fedavg"
 PROJECT = "multisite-cifar10"
 AXES = {"test/*": "round", "train_round/*": "round"}
 CLIENT_SCRIPT = Path(__file__).with_name("client.py")
-TASK_PERIOD = 0.01  # between the server's looks at the results it waits for; NVFlare's own: 0.2 s
 FETCH_PERIOD = 0.2  # between a site's questions for a task, when no bell rings; not 0.5, see timers.hurry_site_runner
 
 
@@ -88,7 +87,6 @@ class Cifar10Recipe(FedAvgRecipe):
             num_clients=self.min_clients,
             num_rounds=self.num_rounds,
             persistor_id=persistor_id,
-            task_check_period=TASK_PERIOD,
         )
 
 

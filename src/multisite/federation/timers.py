@@ -1,14 +1,11 @@
-"""NVFlare 2.9.0's hard-coded timers, and what stands in for them. The one file that knows upstream's lines.
+"""NVFlare 2.9.0's hard-coded timers, and what stands in for them. This file and `shared_timer.py` are the ones that know upstream's lines.
 
-Where NVFlare has a seam it is used instead: `task_request_interval`, `task_check_period` and `default_task_fetch_interval` in the
-job (recipe.py), `check_engine_frequency` in the server's kit (policy.py), the grace time of a job process (job_process.py).
+Where NVFlare has a seam it is used instead: `task_request_interval` and `default_task_fetch_interval` in the job (recipe.py), the
+grace time of a job process (job_process.py).
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import sched
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,15 +16,14 @@ from nvflare.app_common.executors.client_api import in_process_backend
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
 from nvflare.client.in_process import api
 from nvflare.client.in_process.api import InProcessClientAPI
-from nvflare.fuel.f3.streaming import byte_receiver
+from nvflare.private.fed.server.server_engine_internal_spec import EngineInfo
 
 HURRY_SECONDS = 5.0
 HURRY_PERIOD = 0.05
 WATCH_PERIOD = 0.1
 RUNNER_PERIOD = 0.05
-
-
-logger = logging.getLogger("multisite.timers")
+RESULT_SECONDS = 0.5
+RESULT_PERIOD = 0.01
 
 
 def seen_as(module: ModuleType, **names: Any) -> SimpleNamespace:
@@ -69,61 +65,6 @@ class JobBell:
                 self._rung.wait(min(deadline - now, WATCH_PERIOD if known else seconds))
             if set(self._processes()) != known:
                 self.ring()
-
-
-class SharedTimer:
-    """Stands in for `threading.Timer`: one thread for all of them."""
-
-    _scheduler = sched.scheduler(time.monotonic)
-    _start = threading.Lock()
-    _thread: threading.Thread | None = None
-    _changed = threading.Event()
-    _wakes_at = math.inf
-    daemon = True
-
-    def __init__(self, interval: float, function: Callable[[], None]) -> None:
-        """
-        Args:
-            interval: seconds from `start` to the call.
-            function: called once, unless `cancel` comes first.
-        """
-        self._interval, self._function = interval, function
-        self._event: sched.Event | None = None
-
-    def start(self) -> None:
-        """Begins to count."""
-        cls = SharedTimer
-        with cls._start:
-            if cls._thread is None:
-                cls._thread = threading.Thread(target=cls._run, daemon=True, name="timers")
-                cls._thread.start()
-        self._event = cls._scheduler.enter(self._interval, 0, self._call)
-        if self._event.time < cls._wakes_at:
-            cls._changed.set()
-
-    def cancel(self) -> None:
-        """Forgets the call; nothing when it was made."""
-        try:
-            if self._event is not None:
-                self._scheduler.cancel(self._event)
-        except ValueError:
-            pass  # its time has come
-
-    def _call(self) -> None:
-        try:
-            self._function()
-        except Exception:
-            logger.exception("a timer's call failed")
-
-    @classmethod
-    def _run(cls) -> None:
-        while True:
-            cls._wakes_at = math.inf  # what is entered from here on wakes this thread, until it knows its next call
-            cls._changed.clear()
-            delay = cls._scheduler.run(blocking=False)
-            if delay is not None:
-                cls._wakes_at = time.monotonic() + delay
-            cls._changed.wait(delay)
 
 
 class News:
@@ -195,10 +136,64 @@ def hurry_site_runner(task_news: News) -> None:
     client_runner.time = seen_as(time, sleep=lambda seconds: task_news.sleep(RUNNER_PERIOD if seconds == 0.5 else seconds))
 
 
-def hurry_server_engine() -> None:
-    """In the server's job process: `nvflare/private/fed/server/server_engine.py:846` sleeps a second if it asked too early."""
-    from nvflare.private.fed.server import server_engine
+class ResultBell:
+    """A `sleep` that ends when a site's result is there, and is short for a moment after: one waiter's look is another's news."""
 
+    def __init__(self) -> None:
+        self._hurry_until = 0.0
+        self._rung = threading.Condition()
+
+    def ring(self) -> None:
+        """A result was taken in."""
+        with self._rung:
+            self._hurry_until = time.monotonic() + RESULT_SECONDS
+            self._rung.notify_all()
+
+    def sleep(self, seconds: float) -> None:
+        """Stands in for `time.sleep`."""
+        with self._rung:
+            hurry = time.monotonic() < self._hurry_until
+            self._rung.wait(min(seconds, RESULT_PERIOD) if hurry else seconds)
+
+
+result_bell = ResultBell()
+
+
+def hurry_results() -> None:
+    """In the server's job process: results are looked at when they come.
+
+    `nvflare/apis/impl/wf_comm_server.py:1058` looks every 0.2 s for tasks that are done, and `:1212` and
+    `nvflare/app_common/workflows/fedavg.py:228` for whether it found one. These stay the longest waits.
+    """
+    from nvflare.apis.impl import wf_comm_server
+    from nvflare.app_common.workflows import fedavg
+
+    wf_comm_server.time = fedavg.time = seen_as(time, sleep=result_bell.sleep)
+
+
+_engine_news = News()
+
+
+class PromptEngineInfo(EngineInfo):
+    """The state of the server's part of a job."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "status":
+            _engine_news.tell()
+
+
+def hurry_server_engine() -> None:
+    """In the server's job process: its end is seen when it comes, and not looked for.
+
+    `nvflare/private/fed/server/fed_server.py:1154` looks every 3 s whether the job has ended, and sends the parent a message each time;
+    `server_commands.py:115` looks every second whether an aborted one has. Both stay the longest waits.
+    `server_engine.py:846` sleeps a second if it asked too early.
+    """
+    from nvflare.private.fed.server import fed_server, server_commands, server_engine
+
+    server_engine.EngineInfo = PromptEngineInfo
+    fed_server.time = server_commands.time = seen_as(time, sleep=_engine_news.sleep)
     server_engine.time = seen_as(time, sleep=lambda seconds: time.sleep(min(seconds, RUNNER_PERIOD)))
 
 
@@ -214,12 +209,3 @@ def ring_for_jobs(bell: JobBell) -> None:
     from nvflare.private.fed.server import job_runner
 
     job_runner.time = seen_as(time, sleep=bell.sleep)
-
-
-def share_stream_timers() -> None:
-    """In every process: what was received is forgotten by one thread, not by a thread for each message.
-
-    `nvflare/fuel/f3/streaming/byte_receiver.py:569` starts a `threading.Timer` of 60 s for every message that was received: 20
-    messages a second are 1,200 threads, beyond the limit that keeps a container from taking its host down.
-    """
-    byte_receiver.threading = seen_as(threading, Timer=SharedTimer)

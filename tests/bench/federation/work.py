@@ -16,7 +16,7 @@ import torch
 
 from multisite.cifar10.model import build
 from multisite.cifar10.shards import load_shard
-from multisite.cifar10.training import Recipe, evaluate, train_round
+from multisite.cifar10.training import Recipe, evaluate, in_memory, train_round
 from tests.bench.federation import mark
 
 
@@ -39,8 +39,8 @@ class Work:
         self.seed = options.seed + zlib.crc32(site.encode())
         self.device = torch.device("cpu")
         shard = load_shard(Path(options.shards.format(site=site)), options.partition)
-        self.images, self.labels = torch.from_numpy(shard.train_images), torch.from_numpy(shard.train_labels)
-        self.test = torch.from_numpy(shard.test_images), torch.from_numpy(shard.test_labels)
+        self.images, self.labels = in_memory(torch.from_numpy(shard.train_images)), torch.from_numpy(shard.train_labels)
+        self.test = in_memory(torch.from_numpy(shard.test_images)), torch.from_numpy(shard.test_labels)
         self.recipe = Recipe(rounds=options.rounds, local_epochs=1, batch=options.batch_size, lr=options.lr)
         self.model = build(options.network, options.seed)
 

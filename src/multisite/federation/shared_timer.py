@@ -1,0 +1,79 @@
+"""One thread for what NVFlare 2.9.0 starts a thread each: forgetting a message, a minute after it was received."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sched
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+from nvflare.fuel.f3.streaming import byte_receiver
+
+logger = logging.getLogger("multisite.timers")
+
+
+class SharedTimer:
+    """Stands in for `threading.Timer`: one thread for all of them."""
+
+    _scheduler = sched.scheduler(time.monotonic)
+    _start = threading.Lock()
+    _thread: threading.Thread | None = None
+    _changed = threading.Event()
+    _wakes_at = math.inf
+    daemon = True
+
+    def __init__(self, interval: float, function: Callable[[], None]) -> None:
+        """
+        Args:
+            interval: seconds from `start` to the call.
+            function: called once, unless `cancel` comes first.
+        """
+        self._interval, self._function = interval, function
+        self._event: sched.Event | None = None
+
+    def start(self) -> None:
+        """Begins to count."""
+        cls = SharedTimer
+        with cls._start:
+            if cls._thread is None:
+                cls._thread = threading.Thread(target=cls._run, daemon=True, name="timers")
+                cls._thread.start()
+        self._event = cls._scheduler.enter(self._interval, 0, self._call)
+        if self._event.time < cls._wakes_at:
+            cls._changed.set()
+
+    def cancel(self) -> None:
+        """Forgets the call; nothing when it was made."""
+        try:
+            if self._event is not None:
+                self._scheduler.cancel(self._event)
+        except ValueError:
+            pass  # its time has come
+
+    def _call(self) -> None:
+        try:
+            self._function()
+        except Exception:
+            logger.exception("a timer's call failed")
+
+    @classmethod
+    def _run(cls) -> None:
+        while True:
+            cls._wakes_at = math.inf  # what is entered from here on wakes this thread, until it knows its next call
+            cls._changed.clear()
+            delay = cls._scheduler.run(blocking=False)
+            if delay is not None:
+                cls._wakes_at = time.monotonic() + delay
+            cls._changed.wait(delay)
+
+
+def share_stream_timers() -> None:
+    """In every process: what was received is forgotten by one thread, not by a thread for each message.
+
+    `nvflare/fuel/f3/streaming/byte_receiver.py:569` starts a `threading.Timer` of 60 s for every message that was received: 20
+    messages a second are 1,200 threads, beyond the limit that keeps a container from taking its host down.
+    """
+    byte_receiver.threading = SimpleNamespace(**{**vars(threading), "Timer": SharedTimer})
