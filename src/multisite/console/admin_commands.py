@@ -79,25 +79,21 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
     """Reports status changes and site reports until the job ends, then brings its results."""
     status, told, looked = "", 0, 0.0
     snapshot: dict[str, Any] = {}
-    in_the_middle = False
     while not status.startswith(FINISHED):
-        if not in_the_middle:
-            current = str(flare.get_job_meta(job_id).get("status", ""))
-            if current != status:
-                status = current
-                emit("status", status=status)
+        current = str(flare.get_job_meta(job_id).get("status", ""))
+        if current != status:
+            status = current
+            emit("status", status=status)
         if status == "RUNNING" and time.monotonic() - looked >= STATS_SECONDS:
             looked = time.monotonic()
-            latest = _stats(flare, job_id)
-            snapshot = latest or snapshot
+            snapshot = _stats(flare, job_id) or snapshot
             rows = snapshot.get("rows", [])
             for row in rows[told:]:
                 emit("report", row=row, round=snapshot["round"], rounds=snapshot["rounds"], started=snapshot["started"])
             told = max(told, len(rows))
-            # A job that reports is still running. Every look costs the server some of the sites' time.
-            in_the_middle = latest is not None and latest["round"] < latest["rounds"]
         if not status.startswith(FINISHED):
-            time.sleep(STATS_SECONDS if in_the_middle else POLL_SECONDS)
+            in_the_middle = status == "RUNNING" and snapshot.get("round", 0) < snapshot.get("rounds", 0)
+            time.sleep(STATS_SECONDS if in_the_middle else POLL_SECONDS)  # every look costs the server some of the sites' time
     return _bring_results(flare, job_id, status, told, emit)
 
 
