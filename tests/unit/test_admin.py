@@ -29,7 +29,14 @@ class Flare:
         self.api = SimpleNamespace(closed=False)
         self.alive = True
 
+    def set_timeout(self, value: float) -> None:
+        self.timeout: float | None = value
+
+    def unset_timeout(self) -> None:
+        self.timeout = None
+
     def show_stats(self, job_id: str, target: str) -> Any:
+        assert self.timeout == admin_commands.STATS_TIMEOUT_SECONDS
         if isinstance(self.stats, Exception):
             raise self.stats
         return self.stats
@@ -51,7 +58,9 @@ class Flare:
     [NoConnection("cannot connect to server: ERROR_SERVER_CONNECTION"), RuntimeError("no such job"), {}, {"server": "gone"}, None],
 )
 def test_a_job_that_has_no_stats_now_is_no_dead_server(answer: object) -> None:
-    assert admin_commands._stats(cast(Session, Flare(answer)), "a job") is None
+    flare = Flare(answer)
+    assert admin_commands._stats(cast(Session, flare), "a job") is None
+    assert flare.timeout is None, "the next command has NVFlare's own patience"
 
 
 def test_the_stats_of_a_running_job_are_the_reporters_snapshot() -> None:

@@ -25,6 +25,7 @@ from multisite.tracking import receiver as tracking
 
 POLL_SECONDS = 0.25
 STATS_SECONDS = 1.0
+STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
 FINISHED = "FINISHED"
 COMPLETED = "FINISHED:COMPLETED"
@@ -103,11 +104,14 @@ def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
     A job process that is starting or ending answers nothing, and NVFlare reports that as `NoConnection` to the server.
     Whether the server itself is gone, the next look at the job's status tells.
     """
+    flare.set_timeout(STATS_TIMEOUT_SECONDS)
     try:
         stats = flare.show_stats(job_id, "server")
     except Exception as error:
         print(f"no stats now: {error}", file=sys.stderr)
         return None
+    finally:
+        flare.unset_timeout()
     server = stats.get("server") if isinstance(stats, dict) else None
     return server.get(progress.STATS_GROUP) if isinstance(server, dict) else None
 
