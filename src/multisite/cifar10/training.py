@@ -76,7 +76,7 @@ def in_memory(images: Tensor) -> Tensor:
 
 def take(images: Tensor, indices: Tensor) -> Tensor:
     """`images[indices]`, a whole image at a time."""
-    return images.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
+    return images.permute(0, 2, 3, 1).index_select(0, indices.to(images.device)).permute(0, 3, 1, 2)
 
 
 def normalize(images: Tensor) -> Tensor:
