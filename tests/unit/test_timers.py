@@ -12,14 +12,12 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
 from nvflare.app_common.workflows import fedavg
 from nvflare.client.in_process.api import InProcessClientAPI
-from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.private.fed.client import client_runner
 from nvflare.private.fed.server import fed_server, server_commands, server_engine
 
-from multisite.federation import shared_timer, timers
+from multisite.federation import timers
 from multisite.federation.bell import TaskBell, task_news
 from multisite.federation.recipe import FETCH_PERIOD
-from multisite.federation.shared_timer import SharedTimer
 from multisite.federation.timers import JobBell, News
 
 LONG = 20.0  # no wait of these tests lasts so long unless something is broken
@@ -111,50 +109,6 @@ def test_a_result_ends_every_wait_for_it_and_the_next_looks_follow_soon() -> Non
 def test_without_a_result_the_server_looks_as_seldom_as_nvflare_does() -> None:
     bell = timers.ResultBell()
     assert elapsed(lambda: bell.sleep(0.2)) >= 0.18
-
-
-def test_shared_timers_call_in_order_of_time_and_a_cancelled_one_never_does() -> None:
-    called: list[str] = []
-    ended = threading.Event()
-    timers_ = [
-        SharedTimer(0.2, ended.set),
-        SharedTimer(LONG, lambda: called.append("long")),
-        SharedTimer(0.1, lambda: called.append("second")),
-        SharedTimer(0.02, lambda: called.append("first")),
-        SharedTimer(0.05, lambda: called.append("cancelled")),
-    ]
-    for timer in timers_:
-        timer.start()
-    timers_[4].cancel()
-    assert ended.wait(LONG / 2)
-    assert called == ["first", "second"]
-    timers_[1].cancel()
-    timers_[3].cancel()  # too late, and nothing happens
-
-
-def test_a_timer_whose_call_fails_stops_no_other() -> None:
-    ended = threading.Event()
-    SharedTimer(0.01, lambda: [][0]).start()  # type: ignore[arg-type]
-    SharedTimer(0.05, ended.set).start()
-    assert ended.wait(LONG / 2)
-
-
-def test_a_thousand_received_messages_cost_no_thread_each() -> None:
-    """NVFlare keeps a thread for 60 s for every message that it received; a container has 512."""
-    before = threading.active_count()
-    waiting = [SharedTimer(LONG, print) for _ in range(1000)]
-    for timer in waiting:
-        timer.start()
-    assert threading.active_count() <= before + 1
-    for timer in waiting:
-        timer.cancel()
-
-
-def test_nvflares_receiver_makes_its_timers_where_ours_stand_in() -> None:
-    """Guards the pin: the seam is the name `threading` in that module."""
-    shared_timer.share_stream_timers()
-    assert byte_receiver.threading.Timer is SharedTimer
-    assert byte_receiver.threading.Lock is threading.Lock
 
 
 def test_a_ring_ends_the_wait_of_a_site_for_its_next_task() -> None:

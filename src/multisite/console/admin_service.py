@@ -23,7 +23,7 @@ from nvflare.fuel.flare_api.api_spec import JobNotFound, NoConnection
 from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.console.admin import EXIT, EXIT_FAILED, EXIT_NO_SERVER, SOCKET
-from multisite.federation import shared_timer
+from multisite.federation import transport
 from multisite.federation.kit import KIT, KitError, read_kit
 
 CONNECT_SECONDS = 20.0
@@ -175,7 +175,7 @@ def main() -> int:
     """Serves until the container stops."""
     from multisite.console import admin_commands  # noqa: F401  (the first command need not wait for it)
 
-    shared_timer.share_stream_timers()
+    transport.lighten_messages()
     with Service() as service:
         service.serve_forever(poll_interval=60)
     return 0

@@ -119,12 +119,12 @@ def main() -> int:
     """Runs NVFlare's job process for this role."""
     from nvflare.fuel.f3.mpm import MainProcessMonitor
 
-    from multisite.federation import shared_timer, timers
+    from multisite.federation import timers, transport
     from multisite.federation.bell import task_news
 
     role = sys.argv.pop(1)
+    keep_freed_memory()
     if role == "site":
-        keep_freed_memory()
         from nvflare.private.fed.app.client import worker_process as process
 
         timers.hurry_client_api()
@@ -135,7 +135,7 @@ def main() -> int:
         timers.hurry_server_engine()
         timers.hurry_results()
     timers.hurry_parent_watch()
-    shared_timer.share_stream_timers()
+    transport.lighten_messages()
     arguments = process.parse_arguments()
     run_dir = os.path.join(arguments.workspace, arguments.job_id)
     code = MainProcessMonitor.run(main_func=process.main, run_dir=run_dir, shutdown_grace_time=GRACE_SECONDS, args=arguments)

@@ -22,7 +22,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import RunProcessKey
 
-from multisite.federation import job_process, logs, policy, shared_timer
+from multisite.federation import job_process, logs, policy, transport
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.provision import STAMP
@@ -196,7 +196,7 @@ class Node:
         """
         from nvflare.fuel.f3.mpm import MainProcessMonitor
 
-        shared_timer.share_stream_timers()
+        transport.lighten_messages()
         signal.signal(signal.SIGTERM, self.on_signal)
         signal.signal(signal.SIGINT, self.on_signal)
         threading.Thread(target=self.watch, daemon=True, name="watch").start()
@@ -229,6 +229,7 @@ def main() -> int:
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
     os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
+    job_process.keep_freed_memory()
     job_process.prepare("server" if kit.role == "server" else "site")
     return Node(kit).run()
 

@@ -1,4 +1,4 @@
-"""NVFlare 2.9.0's hard-coded timers, and what stands in for them. This file and `shared_timer.py` are the ones that know upstream's lines.
+"""NVFlare 2.9.0's hard-coded timers, and what stands in for them. This file and `transport.py` are the ones that know upstream's lines.
 
 Where NVFlare has a seam it is used instead: `task_request_interval` and `default_task_fetch_interval` in the job (recipe.py), the
 grace time of a job process (job_process.py).

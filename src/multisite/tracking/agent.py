@@ -21,7 +21,7 @@ from multisite.tracking.spool import Spool, root
 
 CHANNEL = "multisite_tracking"
 TOPIC = "records"
-BUSY_SECONDS, IDLE_SECONDS = 0.1, 0.5
+BUSY_SECONDS, JOB_SECONDS, REST_SECONDS = 0.2, 0.5, 2.0  # between looks: values come; a job runs; none does
 ANSWER_SECONDS = 10.0
 
 
@@ -86,10 +86,11 @@ class TrackingAgent(FLComponent):
             return answer.payload
 
         forwarder = Forwarder(spool, send)
-        busy = False
-        while not self._stopped.wait(BUSY_SECONDS if busy else IDLE_SECONDS):
+        pause = JOB_SECONDS
+        while not self._stopped.wait(pause):
+            pause = JOB_SECONDS if engine.get_all_job_ids() else REST_SECONDS
             try:
-                busy = forwarder.tick()
+                if forwarder.tick():
+                    pause = BUSY_SECONDS
             except Exception as error:
                 self.logger.error(f"forwarding metrics: {type(error).__name__}: {error}")
-                busy = False

@@ -17,7 +17,7 @@ from multisite.tracking.key import SECRET, KeyProblem, read_key
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import Job, Spool, load_json, save_json
 
-TICK_SECONDS = 0.5
+TICK_SECONDS, REST_SECONDS = 0.5, 2.0  # between looks: while something waits for delivery, and while nothing does
 RESTART_SECONDS = (1.0, 30.0)
 PATIENCE_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
 KEEP_DAYS = 7.0
@@ -73,9 +73,11 @@ class Delivery:
         self._lock.close()
 
     def _run(self) -> None:
-        while not self._stopped.wait(TICK_SECONDS):
+        pause = TICK_SECONDS
+        while not self._stopped.wait(pause):
             try:
                 self.tick()
+                pause = REST_SECONDS if all(writing.settled for writing in self._writings.values()) else TICK_SECONDS
             except Exception:  # the next tick may do better; a dead thread would not
                 logger.exception("delivery to W&B")
 

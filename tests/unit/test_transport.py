@@ -1,0 +1,68 @@
+"""What a received message costs: no thread, and no text of its bytes."""
+
+from __future__ import annotations
+
+import threading
+
+from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver
+from nvflare.fuel.utils.buffer_list import ConsumableBufferList
+
+from multisite.federation import transport
+from multisite.federation.transport import SharedTimer
+
+LONG = 20.0  # no wait of these tests lasts so long unless something is broken
+
+
+def test_shared_timers_call_in_order_of_time_and_a_cancelled_one_never_does() -> None:
+    called: list[str] = []
+    ended = threading.Event()
+    timers_ = [
+        SharedTimer(0.2, ended.set),
+        SharedTimer(LONG, lambda: called.append("long")),
+        SharedTimer(0.1, lambda: called.append("second")),
+        SharedTimer(0.02, lambda: called.append("first")),
+        SharedTimer(0.05, lambda: called.append("cancelled")),
+    ]
+    for timer in timers_:
+        timer.start()
+    timers_[4].cancel()
+    assert ended.wait(LONG / 2)
+    assert called == ["first", "second"]
+    timers_[1].cancel()
+    timers_[3].cancel()  # too late, and nothing happens
+
+
+def test_a_timer_whose_call_fails_stops_no_other() -> None:
+    ended = threading.Event()
+    SharedTimer(0.01, lambda: [][0]).start()  # type: ignore[arg-type]
+    SharedTimer(0.05, ended.set).start()
+    assert ended.wait(LONG / 2)
+
+
+def test_a_thousand_received_messages_cost_no_thread_each() -> None:
+    """NVFlare keeps a thread for 60 s for every message that it received; a container has 512."""
+    before = threading.active_count()
+    waiting = [SharedTimer(LONG, print) for _ in range(1000)]
+    for timer in waiting:
+        timer.start()
+    assert threading.active_count() <= before + 1
+    for timer in waiting:
+        timer.cancel()
+
+
+def test_nvflares_receiver_makes_its_timers_where_ours_stand_in() -> None:
+    """Guards the pin: the seam is the name `threading` in that module."""
+    transport.lighten_messages()
+    assert byte_receiver.threading.Timer is SharedTimer
+    assert byte_receiver.threading.Lock is threading.Lock
+
+
+def test_a_received_payload_is_not_written_out() -> None:
+    transport.lighten_messages()
+    payload = ConsumableBufferList([bytes(1000), bytearray(500)])
+    assert f"{payload}" == "<1500 bytes>"
+
+
+def test_nvflare_receives_into_the_list_that_is_not_written_out() -> None:
+    """Guards the pin: the seam is that class."""
+    assert blob_streamer.ConsumableBufferList is ConsumableBufferList
