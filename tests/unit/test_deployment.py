@@ -191,3 +191,25 @@ def test_a_project_file_that_changed_after_the_last_provisioning_means_a_start(t
     late = 2_300_000_000
     os.utime(tmp_path / "project.yml", (late, late))
     assert not stack.is_up()
+
+
+@pytest.mark.parametrize(
+    ("said", "restarted"),
+    [
+        ("new kits: server, site-1, site-9, admin@multisite.example", [["admin", "server", "site-1"]]),
+        ("new kits: site-9", []),  # it was not there before: it starts with the kit
+        ("kits are up to date", []),
+    ],
+)
+def test_who_runs_while_given_a_new_kit_is_restarted_before_make_up_returns(tmp_path: Path, said: str, restarted: list[list[str]]) -> None:
+    stack, docker = running(tmp_path)
+    restarts: list[list[str]] = []
+
+    def run(arguments: Sequence[str], seconds: float = 1.0) -> Result:
+        if "restart" in arguments:
+            restarts.append(list(arguments[arguments.index("restart") + 1 :]))
+        return Result(0, f"{said}\n", "")
+
+    docker.run = run  # type: ignore[method-assign]
+    stack.renew(["server", "site-1", "admin"])
+    assert restarts == restarted

@@ -12,6 +12,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
 from nvflare.app_common.workflows import fedavg
 from nvflare.client.in_process.api import InProcessClientAPI
+from nvflare.fuel.f3.cellnet import connector_manager
 from nvflare.private.fed.client import client_runner
 from nvflare.private.fed.server import fed_server, server_commands, server_engine
 
@@ -109,6 +110,11 @@ def test_a_result_ends_every_wait_for_it_and_the_next_looks_follow_soon() -> Non
 def test_without_a_result_the_server_looks_as_seldom_as_nvflare_does() -> None:
     bell = timers.ResultBell()
     assert elapsed(lambda: bell.sleep(0.2)) >= 0.18
+
+
+def test_a_node_does_not_wait_for_its_listener() -> None:
+    timers.hurry_listener()
+    assert elapsed(lambda: connector_manager.time.sleep(0.5)) < 0.4
 
 
 def test_a_ring_ends_the_wait_of_a_site_for_its_next_task() -> None:

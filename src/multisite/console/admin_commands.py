@@ -25,6 +25,7 @@ from multisite.tracking import receiver as tracking
 
 POLL_SECONDS = 0.25
 STATS_SECONDS = 1.0
+STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
 FINISHED = "FINISHED"
@@ -78,22 +79,27 @@ def follow(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _follow(flare: Session, job_id: str, emit: Emit) -> int:
     """Reports status changes and site reports until the job ends, then brings its results."""
-    status, told, looked = "", 0, 0.0
+    status, told, looked, asked = "", 0, 0.0, 0.0
     snapshot: dict[str, Any] = {}
+    in_the_middle = False
     while not status.startswith(FINISHED):
-        current = str(flare.get_job_meta(job_id).get("status", ""))
-        if current != status:
-            status = current
-            emit("status", status=status)
+        if not in_the_middle or time.monotonic() - asked >= STATUS_SECONDS:
+            asked = time.monotonic()
+            current = str(flare.get_job_meta(job_id).get("status", ""))
+            if current != status:
+                status = current
+                emit("status", status=status)
+        answer = None
         if status == "RUNNING" and time.monotonic() - looked >= STATS_SECONDS:
             looked = time.monotonic()
-            snapshot = _stats(flare, job_id) or snapshot
+            answer = _stats(flare, job_id)
+            snapshot = answer or snapshot
             rows = snapshot.get("rows", [])
             for row in rows[told:]:
                 emit("report", row=row, round=snapshot["round"], rounds=snapshot["rounds"], started=snapshot["started"])
             told = max(told, len(rows))
         if not status.startswith(FINISHED):
-            in_the_middle = status == "RUNNING" and snapshot.get("round", 0) < snapshot.get("rounds", 0)
+            in_the_middle = answer is not None and snapshot["round"] < snapshot["rounds"]
             time.sleep(STATS_SECONDS if in_the_middle else POLL_SECONDS)  # every look costs the server some of the sites' time
     return _bring_results(flare, job_id, status, told, emit)
 

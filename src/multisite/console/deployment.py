@@ -29,6 +29,7 @@ CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
 ONE_SHOTS = ("provision", "data")
 CA = "docker/ca.yaml"
+NEW_KITS = "new kits: "  # as `federation.provision` says it
 
 
 @dataclass
@@ -62,11 +63,13 @@ class Deployment:
         Raises:
             ConsoleError: a step failed; it says which, why and what to do.
         """
-        self.preflight()
+        standing = self.preflight()
         self.stage_key()
         self.configure(self.streams_from_clients if client_stream is None else client_stream)
         images.build(self.settings, self.docker)
         self.start()
+        if standing:
+            self.renew(standing)
         return self.wait()
 
     def ensure_up(self, client_stream: bool) -> dict[str, Any]:
@@ -95,13 +98,20 @@ class Deployment:
         provisioned = datetime.fromisoformat(finished[:19]).replace(tzinfo=UTC).timestamp()
         return (self.settings.home / "project.yml").stat().st_mtime < provisioned
 
-    def preflight(self) -> None:
-        """What can fail is checked before anything changes: the engine, disk space, the port."""
+    def preflight(self) -> list[str]:
+        """What can fail is checked before anything changes: the engine, disk space, the port.
+
+        Returns:
+            The services that run already.
+        """
         environment = {**os.environ, "INSTALL_ENGINE": self.settings.get("INSTALL_ENGINE", "yes")}
         if subprocess.run(["docker/engine.sh", "ensure"], cwd=self.settings.home, env=environment, check=False).returncode:
             raise SystemExit(1)  # it has said why
         self._check_disk()
-        self._check_port()
+        standing = [entry["Service"] for entry in self.docker.services() if entry["State"] == "running"]
+        if "server" not in standing:
+            self._check_port()
+        return standing
 
     def _check_disk(self) -> None:
         root = self.docker.run(["info", "--format", "{{.DockerRootDir}}"]).out.strip()
@@ -113,8 +123,6 @@ class Deployment:
             raise ConsoleError("disk", f"{free:.1f} GiB free in {root}, {needed} GiB needed", "free space: docker system prune")
 
     def _check_port(self) -> None:
-        if self.docker.running("server"):
-            return
         address, port = self.settings.address, self.settings.port
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -198,6 +206,14 @@ class Deployment:
                 problem, _, advice = log.removeprefix(f"{step}: ").partition("\n  next: ")
                 raise ConsoleError(step, problem, advice or f"docker compose logs {step}")
         raise ConsoleError("containers", result.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
+
+    def renew(self, standing: list[str]) -> None:
+        """Restarts the participants that ran on while they were given a new kit: by themselves they would, seconds after `make up`."""
+        said = self.docker.compose("logs", "--no-log-prefix", "--tail", "1", "provision").out.strip()
+        names = said.removeprefix(NEW_KITS).split(", ") if said.startswith(NEW_KITS) else []
+        stale = sorted({"admin" if "@" in name else name for name in names} & set(standing))
+        if stale:
+            self.docker.compose_or_fail("new kits", "docker compose ps --all", "restart", *stale)
 
     def wait(self) -> dict[str, Any]:
         """Waits until NVFlare reports every local site registered.

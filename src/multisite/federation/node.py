@@ -22,7 +22,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import RunProcessKey
 
-from multisite.federation import job_process, logs, policy, transport
+from multisite.federation import job_process, logs, policy, timers, transport
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.provision import STAMP
@@ -197,6 +197,7 @@ class Node:
         from nvflare.fuel.f3.mpm import MainProcessMonitor
 
         transport.lighten_messages()
+        timers.hurry_listener()
         signal.signal(signal.SIGTERM, self.on_signal)
         signal.signal(signal.SIGINT, self.on_signal)
         threading.Thread(target=self.watch, daemon=True, name="watch").start()
