@@ -96,3 +96,22 @@ def test_a_site_on_another_host_takes_part_from_its_kit(stack: Stack) -> None:
         env.write_text(original, encoding="utf-8")
         (stack.home / "project.yml").write_text(project, encoding="utf-8")
         stack.make("up")
+
+
+def test_a_server_whose_certificate_is_renewed_while_it_runs_serves_with_it_when_make_up_returns(stack: Stack) -> None:
+    env = stack.home / ".env"
+    original = env.read_text(encoding="utf-8")
+
+    def moment(service: str, what: str) -> str:
+        container = stack.compose("ps", "--all", "--quiet", service).text.strip()
+        return str(stack.inspect(container)["State"][what])
+
+    try:
+        env.write_text("SERVER_NAMES=renewed.example.org\n" + original, encoding="utf-8")
+        up = stack.make("up")
+        assert up.code == 0, up.text
+        assert moment("server", "StartedAt") > moment("provision", "FinishedAt")
+        assert '"site-1", "site-2"' in registered(stack)
+    finally:
+        env.write_text(original, encoding="utf-8")
+        stack.make("up")

@@ -55,9 +55,12 @@ def test_the_plain_log_hides_what_is_warned_at_the_end_of_every_job(message: str
     assert passes("nvflare.private.fed.client.client_runner", logging.ERROR, message)
 
 
-def test_the_controllers_inherited_messages_count_as_nvflares() -> None:
-    assert not passes("multisite.federation.controller.EvaluatedFedAvg", logging.INFO)
-    assert passes("multisite.federation.controller.EvaluatedFedAvg", logging.WARNING)
+@pytest.mark.parametrize("inherits", ["controller.EvaluatedFedAvg", "timers.PromptClientAPI"])
+def test_inherited_messages_count_as_nvflares(inherits: str) -> None:
+    name = f"multisite.federation.{inherits}"
+    assert not passes(name, logging.INFO)
+    assert passes(name, logging.WARNING)
+    assert not passes(name, logging.WARNING, "request to stop the job for reason END_RUN received")
 
 
 def test_a_name_that_nvflare_shortened_is_judged_by_its_full_name() -> None:

@@ -99,7 +99,7 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
                 emit("report", row=row, round=snapshot["round"], rounds=snapshot["rounds"], started=snapshot["started"])
             told = max(told, len(rows))
         if not status.startswith(FINISHED):
-            in_the_middle = answer is not None and snapshot["round"] < snapshot["rounds"]
+            in_the_middle = bool(answer) and snapshot["round"] < snapshot["rounds"]
             time.sleep(STATS_SECONDS if in_the_middle else POLL_SECONDS)  # every look costs the server some of the sites' time
     return _bring_results(flare, job_id, status, told, emit)
 

@@ -78,7 +78,7 @@ def lighten_messages() -> None:
     for every message, and 20 messages a second are 1,200 threads, beyond the limit that keeps a container from taking its host down.
 
     Its bytes are not written out: `nvflare/fuel/f3/cellnet/cell.py:96` formats the whole payload for a line of debug that nobody
-    sees, 50 MB of text for a model of 14 MB.
+    sees, about three characters a byte.
     """
     byte_receiver.threading = SimpleNamespace(**{**vars(threading), "Timer": SharedTimer})
     ConsumableBufferList.__repr__ = _length  # type: ignore[method-assign]

@@ -88,9 +88,9 @@ class TrackingAgent(FLComponent):
         forwarder = Forwarder(spool, send)
         pause = JOB_SECONDS
         while not self._stopped.wait(pause):
-            pause = JOB_SECONDS if engine.get_all_job_ids() else REST_SECONDS
             try:
-                if forwarder.tick():
-                    pause = BUSY_SECONDS
+                busy = forwarder.tick()
+                pause = BUSY_SECONDS if busy else JOB_SECONDS if engine.get_all_job_ids() else REST_SECONDS
             except Exception as error:
                 self.logger.error(f"forwarding metrics: {type(error).__name__}: {error}")
+                pause = JOB_SECONDS
