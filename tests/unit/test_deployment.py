@@ -201,7 +201,9 @@ def test_a_project_file_that_changed_after_the_last_provisioning_means_a_start(t
         ("kits are up to date", []),
     ],
 )
-def test_who_runs_while_given_a_new_kit_is_restarted_before_make_up_returns(tmp_path: Path, said: str, restarted: list[list[str]]) -> None:
+def test_who_runs_while_given_a_new_kit_is_restarted_before_make_up_returns(
+    tmp_path: Path, said: str, restarted: list[list[str]]
+) -> None:
     stack, docker = running(tmp_path)
     restarts: list[list[str]] = []
 
