@@ -25,7 +25,7 @@ def steps():
     counted.append(faults())
 
 counted = []
-if sys.argv[1] == "kept": job_process.keep_freed_memory()
+if sys.argv[1] == "kept": job_process.keep_freed_memory(job_process.KEPT_FOR_TRAINING)
 thread = threading.Thread(target=steps)
 thread.start()
 thread.join()

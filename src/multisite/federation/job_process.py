@@ -26,8 +26,10 @@ from multisite.federation import fork_server
 from multisite.federation.fork_server import ForkServer
 
 GRACE_SECONDS = 0.1
-# glibc's malloc.h: M_ARENA_MAX, M_MMAP_THRESHOLD (its upper limit), M_TRIM_THRESHOLD.
-KEEP_FREED_MEMORY = {-8: 1, -3: 1 << 25, -1: 1 << 29}
+# glibc's malloc.h
+M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
+LARGEST_MMAP_THRESHOLD = 1 << 25
+KEPT_FOR_MESSAGES, KEPT_FOR_TRAINING = 1 << 24, 1 << 29  # bytes that are free at most before some go back to the system
 MODULES = {
     "site": "nvflare.private.fed.app.client.worker_process",
     "server": "nvflare.private.fed.app.server.runner_process",
@@ -104,15 +106,18 @@ class ServerJobLauncher(ServerProcessJobLauncher):
         return _launch(self, job_meta, fl_ctx, "server") or super().launch_job(job_meta, fl_ctx)
 
 
-def keep_freed_memory() -> None:
-    """Before a thread starts: what a training step or a message frees stays with the process, and its forks, for the next one.
+def keep_freed_memory(most: int) -> None:
+    """Before a thread starts: what a message or a training step frees stays with the process, and its forks, for the next one.
 
     NVFlare works in threads, and glibc gives a thread's freed memory back at once: a step of the default network had 2,300 page
     faults, a twentieth of its time, and a round of a small one 10,000 on the server, whose every message begins with an empty MB
     (`nvflare/fuel/f3/streaming/byte_streamer.py:241`).
+
+    Args:
+        most: bytes that are kept.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # another libc has none
-        for parameter, value in KEEP_FREED_MEMORY.items():
+        for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD), (M_TRIM_THRESHOLD, most)):
             mallopt(parameter, value)
 
 
@@ -124,7 +129,7 @@ def main() -> int:
     from multisite.federation.bell import task_news
 
     role = sys.argv.pop(1)
-    keep_freed_memory()
+    keep_freed_memory(KEPT_FOR_TRAINING if role == "site" else KEPT_FOR_MESSAGES)
     if role == "site":
         from nvflare.private.fed.app.client import worker_process as process
 

@@ -230,7 +230,7 @@ def main() -> int:
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
     os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
-    job_process.keep_freed_memory()
+    job_process.keep_freed_memory(job_process.KEPT_FOR_MESSAGES)
     job_process.prepare("server" if kit.role == "server" else "site")
     return Node(kit).run()
 
