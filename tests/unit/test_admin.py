@@ -168,3 +168,30 @@ def test_only_its_own_user_may_call_the_service(service: Path) -> None:
 def test_a_service_that_is_not_there_is_waited_for_and_then_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         admin.call(tmp_path / "none", seconds=0.2)
+
+
+def test_a_command_that_comes_while_the_admin_logs_in_waits_for_that_session() -> None:
+    logged_in: list[Flare] = []
+    may_go_on = threading.Event()
+
+    def log_in(seconds: float) -> Session:
+        assert may_go_on.wait(20.0)
+        logged_in.append(Flare())
+        return cast(Session, logged_in[-1])
+
+    pool = Pool(log_in)
+    pool.prepare()
+    threading.Timer(0.1, may_go_on.set).start()
+    with pool.session() as session:
+        assert session is logged_in[0]
+    assert len(logged_in) == 1
+
+
+def test_a_server_that_does_not_answer_at_the_start_is_told_to_the_first_command() -> None:
+    def log_in(seconds: float) -> Session:
+        raise NoConnection("refused")
+
+    pool = Pool(log_in)
+    pool.prepare()
+    with pytest.raises(NoConnection), pool.session():
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from importlib.resources import files
@@ -167,6 +168,25 @@ def test_a_site_whose_link_is_back_is_given_time_for_a_heartbeat(kit: Kit) -> No
         ENGINE.heartbeat = time.monotonic()
         assert not node.must_register_again(kit)
     assert ENGINE.refused_since is None
+
+
+def test_a_site_waits_for_a_server_that_is_starting(kit: Kit) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    serves(kit, "127.0.0.1", port)
+    opened: list[socket.socket] = []
+    threading.Timer(0.2, lambda: opened.append(socket.create_server(("127.0.0.1", port)))).start()
+    began = time.monotonic()
+    kit.wait_for_server(20.0)
+    assert 0.15 < time.monotonic() - began < 15.0
+    opened[0].close()
+
+
+def test_a_site_whose_server_does_not_start_goes_on(kit: Kit) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serves(kit, "127.0.0.1", listening.getsockname()[1])
+    kit.wait_for_server(0.1)
+    assert not kit.server_answers()
 
 
 def test_a_site_that_has_not_started_does_not_register_again(kit: Kit) -> None:

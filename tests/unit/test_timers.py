@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from nvflare.apis.fl_constant import MachineStatus
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl import wf_comm_server
 from nvflare.apis.shareable import Shareable
+from nvflare.app_common.executors.client_api import in_process_backend
 from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
 from nvflare.app_common.workflows import fedavg
+from nvflare.client.in_process import api as in_process_api
 from nvflare.client.in_process.api import InProcessClientAPI
 from nvflare.fuel.f3.cellnet import connector_manager
+from nvflare.private.fed import authenticator
+from nvflare.private.fed.app.client import client_train
 from nvflare.private.fed.client import client_runner
 from nvflare.private.fed.server import fed_server, server_commands, server_engine
 
@@ -82,12 +87,13 @@ def test_what_upstreams_waits_look_for_is_still_under_the_names_that_are_watched
 
 
 def test_a_model_ends_the_scripts_wait_and_a_result_the_executors() -> None:
-    api, backend = timers.PromptClientAPI({}), timers.PromptBackend()
-    timers._news.sleep(0.01)
+    timers.hurry_client_api()
+    api, backend = in_process_backend.InProcessClientAPI({}), in_process_backend.InProcessBackend()
+    in_process_backend.time.sleep(0.01)
     threading.Timer(0.05, lambda: setattr(api, "fl_model", object())).start()
-    assert elapsed(lambda: timers._news.sleep(LONG)) < LONG / 2
+    assert elapsed(lambda: in_process_api.time.sleep(LONG)) < LONG / 2
     threading.Timer(0.05, lambda: setattr(backend, "_local_result", object())).start()
-    assert elapsed(lambda: timers._news.sleep(LONG)) < LONG / 2
+    assert elapsed(lambda: in_process_backend.time.sleep(LONG)) < LONG / 2
 
 
 def test_the_end_of_the_servers_part_of_a_job_ends_the_waits_for_it() -> None:
@@ -115,6 +121,24 @@ def test_without_a_result_the_server_looks_as_seldom_as_nvflare_does() -> None:
 def test_a_node_does_not_wait_for_its_listener() -> None:
     timers.hurry_listener()
     assert elapsed(lambda: connector_manager.time.sleep(0.5)) < 0.4
+
+
+def test_a_site_that_starts_asks_again_soon_and_one_that_has_started_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[bool] = []
+    timers.hurry_registration(lambda: bool(started))
+    for module in (client_train, authenticator):
+        assert elapsed(lambda module=module: module.time.sleep(1.0)) < 0.8  # type: ignore[misc]
+    started.append(True)
+    assert elapsed(lambda: client_train.time.sleep(0.3)) >= 0.3
+    started.clear()
+    monkeypatch.setattr(timers, "START_SECONDS", 0.0)
+    timers.hurry_registration(lambda: bool(started))
+    assert elapsed(lambda: authenticator.time.sleep(0.3)) >= 0.3
+
+
+def test_an_admin_that_logs_in_asks_again_soon() -> None:
+    timers.hurry_login()
+    assert elapsed(lambda: authenticator.time.sleep(1.0)) < 0.8
 
 
 def test_a_ring_ends_the_wait_of_a_site_for_its_next_task() -> None:

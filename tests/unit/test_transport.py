@@ -1,9 +1,14 @@
-"""What a received message costs: no thread, and no text of its bytes."""
+"""What a received message costs: no thread, and no text of its bytes; and which drivers a process loads."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
+import pytest
+from nvflare.fuel.f3 import communicator, drivers
+from nvflare.fuel.f3.drivers.driver_manager import DriverManager
 from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver
 from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 
@@ -66,3 +71,37 @@ def test_a_received_payload_is_not_written_out() -> None:
 def test_nvflare_receives_into_the_list_that_is_not_written_out() -> None:
     """Guards the pin: the seam is that class."""
     assert blob_streamer.ConsumableBufferList is ConsumableBufferList
+
+
+LOADED = """
+import sys
+from nvflare.fuel.f3 import communicator
+from multisite.federation import transport
+transport.load_needed_drivers()
+driver = communicator.driver_mgr.find_driver_class(sys.argv[1])
+print(driver.__name__, communicator.driver_loaded, "aiohttp" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("tcp://server:8002", "AioTcpDriver True False"),
+        ("stcp://server:8002?admin_listener=true", "AioTcpDriver True False"),
+        ("http", "AioHttpDriver True True"),
+        ("grpc://server:8002", "GrpcDriver True True"),  # in no list of ours: NVFlare loads whatever it has
+    ],
+)
+def test_a_process_loads_the_driver_that_its_kit_names(url: str, told: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED, url], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == told
+
+
+@pytest.mark.parametrize("scheme", transport.DRIVERS)
+def test_every_driver_that_is_named_is_one_of_nvflares_for_that_scheme_or_speaks_the_same(scheme: str) -> None:
+    """Guards the pin."""
+    upstream = DriverManager()
+    upstream.search_folder(next(iter(drivers.__path__)), drivers.__package__)
+    ours, theirs = transport.NeededDrivers().find_driver_class(scheme), upstream.find_driver_class(scheme)
+    assert ours is theirs or (ours, theirs) == (upstream.find_driver_class("atcp"), upstream.find_driver_class("tcp"))
+    assert {"driver_mgr", "driver_loaded"} <= set(vars(communicator))

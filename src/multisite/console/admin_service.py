@@ -15,6 +15,7 @@ import socketserver
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from nvflare.fuel.flare_api.api_spec import JobNotFound, NoConnection
 from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.console.admin import EXIT, EXIT_FAILED, EXIT_NO_SERVER, SOCKET
-from multisite.federation import transport
+from multisite.federation import timers, transport
 from multisite.federation.kit import KIT, KitError, read_kit
 
 CONNECT_SECONDS = 20.0
@@ -39,13 +40,15 @@ def login(seconds: float = CONNECT_SECONDS) -> Session:
     """
     kit = read_kit(KIT)
     kit.check_valid()
+    deadline = time.monotonic() + seconds
+    kit.wait_for_server(seconds)
     home = Path(tempfile.mkdtemp())  # NVFlare wants to make its transfer folder beside the kit, which is read-only
     (home / "startup").symlink_to(kit.folder / "startup")
     (home / "local").symlink_to(kit.folder / "local")
     (home / "transfer").mkdir()
     opened = Session(kit.name, str(home))
     try:
-        opened.try_connect(max(1.0, seconds))
+        opened.try_connect(max(1.0, deadline - time.monotonic()))
     except BaseException:
         _close(opened)
         raise
@@ -80,6 +83,17 @@ class Pool:
     log_in: Callable[[float], Session] = login
     _idle: list[Session] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _first: threading.Thread | None = None
+
+    def prepare(self) -> None:
+        """Logs in before there is a command; one that comes meanwhile waits for it."""
+
+        def open_first() -> None:
+            with contextlib.suppress(NoConnection, KitError):  # the first command tries again, and says so
+                self._give(self.log_in(CONNECT_SECONDS))
+
+        self._first = threading.Thread(target=open_first, daemon=True, name="first-session")
+        self._first.start()
 
     @contextlib.contextmanager
     def session(self, seconds: float = CONNECT_SECONDS) -> Iterator[Session]:
@@ -96,6 +110,8 @@ class Pool:
         self._give(taken)
 
     def _take(self) -> Session | None:
+        if self._first is not None:
+            self._first.join(CONNECT_SECONDS)
         with self._lock:
             taken = self._idle.pop() if self._idle else None
         if taken is None:
@@ -176,7 +192,10 @@ def main() -> int:
     from multisite.console import admin_commands  # noqa: F401  (the first command need not wait for it)
 
     transport.lighten_messages()
+    transport.load_needed_drivers()
+    timers.hurry_login()
     with Service() as service:
+        service.pool.prepare()
         service.serve_forever(poll_interval=60)
     return 0
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +13,9 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 KIT = Path("/kit")
+SERVER_SECONDS = 15.0
+SERVER_PERIOD = 0.05
+CONNECT_SECONDS = 2.0
 
 
 class KitError(Exception):
@@ -44,6 +50,34 @@ class Kit:
                 f"the startup kit of {self.name} expired on {self.expires:%Y-%m-%d}\n"
                 "  next: `make clean WHAT=keys`, then `make up`: new keys for every participant (remote sites need their new kit)"
             )
+
+    @property
+    def server_address(self) -> tuple[str, int]:
+        """Where this participant reaches the server; the server itself, on loopback."""
+        if self.role == "admin":
+            admin = json.loads((self.folder / "startup" / "fed_admin.json").read_text(encoding="utf-8"))["admin"]
+            return str(admin["host"]), int(admin["port"])
+        config = "fed_server.json" if self.role == "server" else "fed_client.json"
+        content = json.loads((self.folder / "startup" / config).read_text(encoding="utf-8"))
+        host, port = content["servers"][0]["service"]["target"].rsplit(":", 1)
+        return ("127.0.0.1" if self.role == "server" else host), int(port)
+
+    def server_answers(self) -> bool:
+        """Whether the server accepts connections."""
+        try:
+            with socket.create_connection(self.server_address, timeout=CONNECT_SECONDS):
+                return True
+        except OSError:
+            return False
+
+    def wait_for_server(self, seconds: float = SERVER_SECONDS) -> None:
+        """Waits until the server accepts connections: it starts at the same time, and NVFlare tries again seconds after a refusal.
+
+        After `seconds` the participant goes on all the same, and NVFlare tries for as long as it takes.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.server_answers() and time.monotonic() < deadline:
+            time.sleep(SERVER_PERIOD)
 
 
 def read_kit(folder: Path = KIT) -> Kit:

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 import time
@@ -32,7 +31,7 @@ WORKSPACE = Path("/workspace")
 SPOOL = WORKSPACE / "spool"
 READY = Path("/tmp/ready")  # fresh while the participant is ready: the container's health check looks at its age
 WATCH_SECONDS = 5.0
-START_WATCH_SECONDS = 0.5
+START_WATCH_SECONDS = 0.1
 STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
 GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
@@ -72,29 +71,12 @@ def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) ->
         path.write_text(json.dumps(allowed, indent=1), encoding="utf-8")
 
 
-def server_address(kit: Kit) -> tuple[str, int]:
-    """Where the kit's participant reaches the server; the server itself, on loopback."""
-    config = "fed_server.json" if kit.role == "server" else "fed_client.json"
-    content = json.loads((kit.folder / "startup" / config).read_text(encoding="utf-8"))
-    host, port = content["servers"][0]["service"]["target"].rsplit(":", 1)
-    return ("127.0.0.1" if kit.role == "server" else host), int(port)
-
-
-def answers(address: tuple[str, int]) -> bool:
-    """Whether something accepts connections there."""
-    try:
-        with socket.create_connection(address, timeout=2):
-            return True
-    except OSError:
-        return False
-
-
 def is_ready(kit: Kit) -> bool:
     """NVFlare's own word: a server that accepts connections, a site whose heartbeats the server accepts."""
     if ENGINE.value is None:
         return False
     if kit.role == "server":
-        return answers(server_address(kit))
+        return kit.server_answers()
     return bool(ENGINE.value.client.token) and time.monotonic() - ENGINE.heartbeat < HEARTBEAT_SECONDS
 
 
@@ -104,7 +86,7 @@ def must_register_again(kit: Kit) -> bool:
     NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`). After a cut link it is given time
     for a heartbeat, or its jobs would end with the cut.
     """
-    refused = kit.role == "client" and ENGINE.value is not None and not is_ready(kit) and answers(server_address(kit))
+    refused = kit.role == "client" and ENGINE.value is not None and not is_ready(kit) and kit.server_answers()
     if not refused:
         ENGINE.refused_since = None
     elif ENGINE.refused_since is None:
@@ -197,6 +179,7 @@ class Node:
         from nvflare.fuel.f3.mpm import MainProcessMonitor
 
         transport.lighten_messages()
+        transport.load_needed_drivers()
         timers.hurry_listener()
         signal.signal(signal.SIGTERM, self.on_signal)
         signal.signal(signal.SIGINT, self.on_signal)
@@ -209,6 +192,8 @@ class Node:
         else:
             from nvflare.private.fed.app.client import client_train as entry
 
+            timers.hurry_registration(lambda: ENGINE.value is not None)
+            self.kit.wait_for_server()
             settings.append(f"uid={self.kit.name}")
             arguments = argparse.Namespace(fed_client="fed_client.json", local_rank=0)
         arguments.workspace, arguments.set = str(WORKSPACE), settings

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from nvflare.app_common.executors.client_api import in_process_backend
-from nvflare.app_common.executors.client_api.in_process_backend import InProcessBackend
-from nvflare.client.in_process import api
-from nvflare.client.in_process.api import InProcessClientAPI
 from nvflare.fuel.f3.cellnet import connector_manager
-from nvflare.private.fed.server.server_engine_internal_spec import EngineInfo
 
+START_SECONDS = 30.0
 HURRY_SECONDS = 5.0
 HURRY_PERIOD = 0.05
 WATCH_PERIOD = 0.1
@@ -90,25 +86,18 @@ class News:
             self._seen.count = self._count
 
 
-_news = News()
+def telling(base: Any, names: Sequence[str], news: News) -> type:
+    """A class like `base` that tells `news` when one of these attributes is set: what upstream's waits look for."""
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        base.__setattr__(self, name, value)
+        if name in names:
+            news.tell()
+
+    return type(base.__name__, (base,), {"__setattr__": __setattr__, "__module__": base.__module__})
 
 
-class PromptClientAPI(InProcessClientAPI):
-    """The training script's side of the in-process Client API: whatever its waits look for is one of these attributes."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in ("fl_model", "abort", "stop", "closed", "_receive_error"):
-            _news.tell()
-
-
-class PromptBackend(InProcessBackend):
-    """The executor's side."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in ("_local_result", "_abort"):
-            _news.tell()
+client_api_news = News()
 
 
 def hurry_client_api() -> None:
@@ -117,9 +106,13 @@ def hurry_client_api() -> None:
     `_RESULT_POLL_INTERVAL` in `nvflare/app_common/executors/client_api/in_process_backend.py:57` is slept by `execute` there and by
     `__receive` in `nvflare/client/in_process/api.py:167`. It stays the longest wait.
     """
-    in_process_backend.InProcessBackend = PromptBackend
-    in_process_backend.InProcessClientAPI = PromptClientAPI
-    in_process_backend.time = api.time = seen_as(time, sleep=_news.sleep)
+    from nvflare.app_common.executors.client_api import in_process_backend
+    from nvflare.client.in_process import api
+
+    script_side = ("fl_model", "abort", "stop", "closed", "_receive_error")
+    in_process_backend.InProcessClientAPI = telling(api.InProcessClientAPI, script_side, client_api_news)
+    in_process_backend.InProcessBackend = telling(in_process_backend.InProcessBackend, ("_local_result", "_abort"), client_api_news)
+    in_process_backend.time = api.time = seen_as(time, sleep=client_api_news.sleep)
 
 
 def hurry_listener() -> None:
@@ -128,6 +121,35 @@ def hurry_listener() -> None:
     `nvflare/fuel/f3/cellnet/connector_manager.py:236` sleeps 0.5 s before the node goes on to the server.
     """
     connector_manager.time = seen_as(time, sleep=lambda seconds: None)
+
+
+def hurry_registration(has_started: Callable[[], bool]) -> None:
+    """In a site that starts: it registers as soon as its connection is there.
+
+    `nvflare/private/fed/app/client/client_train.py:125` and `:133` look every second for what another thread makes, and
+    `nvflare/private/fed/authenticator.py:233` asks the server again after two. A site that has started, or could not in START_SECONDS,
+    waits as long as it did.
+
+    Args:
+        has_started: whether the site has registered and started.
+    """
+    from nvflare.private.fed import authenticator
+    from nvflare.private.fed.app.client import client_train
+
+    deadline = time.monotonic() + START_SECONDS
+
+    def sleep(seconds: float) -> None:
+        starts = not has_started() and time.monotonic() < deadline
+        time.sleep(min(seconds, RUNNER_PERIOD) if starts else seconds)
+
+    client_train.time = authenticator.time = seen_as(time, sleep=sleep)
+
+
+def hurry_login() -> None:
+    """In an admin: as `hurry_registration`. Whoever logs in says how long it may take."""
+    from nvflare.private.fed import authenticator
+
+    authenticator.time = seen_as(time, sleep=lambda seconds: time.sleep(min(seconds, RUNNER_PERIOD)))
 
 
 def hurry_site_runner(task_news: News) -> None:
@@ -180,18 +202,6 @@ def hurry_results() -> None:
     wf_comm_server.time = fedavg.time = seen_as(time, sleep=result_bell.sleep)
 
 
-_engine_news = News()
-
-
-class PromptEngineInfo(EngineInfo):
-    """The state of the server's part of a job."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name == "status":
-            _engine_news.tell()
-
-
 def hurry_server_engine() -> None:
     """In the server's job process: its end is seen when it comes, and not looked for.
 
@@ -200,9 +210,11 @@ def hurry_server_engine() -> None:
     `server_engine.py:846` sleeps a second if it asked too early.
     """
     from nvflare.private.fed.server import fed_server, server_commands, server_engine
+    from nvflare.private.fed.server.server_engine_internal_spec import EngineInfo
 
-    server_engine.EngineInfo = PromptEngineInfo
-    fed_server.time = server_commands.time = seen_as(time, sleep=_engine_news.sleep)
+    news = News()
+    server_engine.EngineInfo = telling(EngineInfo, ["status"], news)
+    fed_server.time = server_commands.time = seen_as(time, sleep=news.sleep)
     server_engine.time = seen_as(time, sleep=lambda seconds: time.sleep(min(seconds, RUNNER_PERIOD)))
 
 
