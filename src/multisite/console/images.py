@@ -11,7 +11,7 @@ from multisite.console.settings import ConsoleError, Settings
 
 TARGETS = ("control", "site")
 LABEL = "multisite.inputs"
-INPUTS = ("docker/Dockerfile", "docker/install.sh", "docker/requirements", "src/multisite", "jobs")
+INPUTS = ("docker/Dockerfile", "docker/install.sh", "docker/no-gpu.sh", "docker/requirements", "src/multisite", "jobs")
 ARGUMENTS = {"BASE_IMAGE": "debian:bookworm-slim", "TORCH_INDEX": ""}
 BUILD_SECONDS = 3600.0
 

@@ -26,6 +26,7 @@ from multisite.federation import fork_server
 from multisite.federation.fork_server import ForkServer
 
 GRACE_SECONDS = 0.1
+NO_GPU = "/opt/no-gpu"  # docker/no-gpu.sh
 # glibc's malloc.h
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
 LARGEST_MMAP_THRESHOLD = 1 << 25
@@ -116,6 +117,14 @@ def keep_freed_memory(most: int) -> None:
             mallopt(parameter, value)
 
 
+def leave_out_gpu_libraries() -> None:
+    """Before torch is imported: on a host without NVIDIA's driver it loads stand-ins for the libraries that only a GPU uses."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        sys.path.insert(0, NO_GPU)
+
+
 def main() -> int:
     """Runs NVFlare's job process for this role."""
     from nvflare.fuel.f3.mpm import MainProcessMonitor
@@ -128,6 +137,7 @@ def main() -> int:
     if role == "site":
         from nvflare.private.fed.app.client import worker_process as process
 
+        leave_out_gpu_libraries()
         timers.hurry_client_api()
         timers.hurry_site_runner(task_news)
     else:
