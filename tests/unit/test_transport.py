@@ -105,3 +105,21 @@ def test_every_driver_that_is_named_is_one_of_nvflares_for_that_scheme_or_speaks
     ours, theirs = transport.NeededDrivers().find_driver_class(scheme), upstream.find_driver_class(scheme)
     assert ours is theirs or (ours, theirs) == (upstream.find_driver_class("atcp"), upstream.find_driver_class("tcp"))
     assert {"driver_mgr", "driver_loaded"} <= set(vars(communicator))
+
+
+NODE = """
+import sys
+from nvflare.app_common.abstract.fl_model import FLModel
+from nvflare.fuel.utils import fobs
+from multisite.federation import transport
+transport.leave_out_arrays()
+model = fobs.loads(fobs.dumps(FLModel(metrics={"accuracy": 0.5})))
+print(model.metrics["accuracy"], "numpy" in sys.modules)
+import nvflare.app_common.decomposers.numpy_decomposers
+print("numpy" in sys.modules)
+"""
+
+
+def test_a_node_reads_and_writes_messages_without_numpy() -> None:
+    done = subprocess.run([sys.executable, "-c", NODE], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["0.5", "False", "True"]

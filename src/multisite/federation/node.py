@@ -180,6 +180,7 @@ class Node:
 
         transport.lighten_messages()
         transport.load_needed_drivers()
+        transport.leave_out_arrays()
         timers.hurry_listener()
         signal.signal(signal.SIGTERM, self.on_signal)
         signal.signal(signal.SIGINT, self.on_signal)
