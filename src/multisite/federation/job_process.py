@@ -7,11 +7,15 @@ NVFlare sleeps 3 s before a job's process cleans up (`nvflare/fuel/f3/mpm.py:84`
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
+import importlib
 import logging
 import os
 import shlex
 import sys
+import threading
 from typing import Any
 
 from nvflare.apis.fl_constant import FLContextKey, JobConstants
@@ -125,6 +129,14 @@ def leave_out_gpu_libraries() -> None:
         sys.path.insert(0, NO_GPU)
 
 
+def import_torch() -> None:
+    """Beside NVFlare's own start, in a thread: without the collector, which would look through a million new objects several times."""
+    gc.disable()
+    with contextlib.suppress(Exception):  # the training script imports it again, and says what is wrong
+        importlib.import_module("torch")
+    gc.enable()
+
+
 def main() -> int:
     """Runs NVFlare's job process for this role."""
     from nvflare.fuel.f3.mpm import MainProcessMonitor
@@ -138,6 +150,7 @@ def main() -> int:
         from nvflare.private.fed.app.client import worker_process as process
 
         leave_out_gpu_libraries()
+        threading.Thread(target=import_torch, daemon=True, name="import-torch").start()
         timers.hurry_client_api()
         timers.hurry_site_runner(task_news)
     else:

@@ -17,7 +17,7 @@ from multisite.tracking.key import SECRET, KeyProblem, read_key
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import Job, Spool, load_json, save_json
 
-TICK_SECONDS, REST_SECONDS = 0.5, 2.0  # between looks: while something waits for delivery, and while nothing does
+TICK_SECONDS, REST_SECONDS = 0.5, 2.0  # between looks: while something can be delivered, and while nothing can
 RESTART_SECONDS = (1.0, 30.0)
 PATIENCE_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
 KEEP_DAYS = 7.0
@@ -39,6 +39,11 @@ class Writing:
     patient_until: float = 0.0
     signature: tuple[float, ...] = ()
     settled: bool = False  # everything that is here is delivered
+
+    def rests(self) -> bool:
+        """Whether there is nothing to deliver, or nothing to be done about it for now: no key, no patience, a pause."""
+        now = time.monotonic()
+        return self.settled or (self.process is None and (now < self.not_before - REST_SECONDS or now > self.patient_until))
 
 
 class Delivery:
@@ -77,7 +82,7 @@ class Delivery:
         while not self._stopped.wait(pause):
             try:
                 self.tick()
-                pause = REST_SECONDS if all(writing.settled for writing in self._writings.values()) else TICK_SECONDS
+                pause = REST_SECONDS if all(writing.rests() for writing in self._writings.values()) else TICK_SECONDS
             except Exception:  # the next tick may do better; a dead thread would not
                 logger.exception("delivery to W&B")
 
