@@ -63,7 +63,9 @@ print(total, Path("/proc/self/status").read_text().partition("VmRSS:")[2].split(
 """
 
 
-@pytest.mark.skipif(torch.cuda.is_available() or not any(Path(job_process.NO_GPU).rglob("lib*.so*")), reason="for CUDA wheels without a GPU")
+@pytest.mark.skipif(
+    torch.cuda.is_available() or not any(Path(job_process.NO_GPU).rglob("lib*.so*")), reason="for CUDA wheels without a GPU"
+)
 def test_a_host_without_a_gpu_trains_the_same_without_nvidias_libraries_and_in_200_mib_less() -> None:
     def trained(how: str) -> tuple[str, int]:
         done = subprocess.run([sys.executable, "-c", TRAIN, how], capture_output=True, text=True, timeout=120, check=True)

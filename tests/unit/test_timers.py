@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -17,6 +19,7 @@ from nvflare.client.in_process import api as in_process_api
 from nvflare.client.in_process.api import InProcessClientAPI
 from nvflare.fuel.f3.cellnet import connector_manager
 from nvflare.private.fed import authenticator
+from nvflare.private.fed.app import utils
 from nvflare.private.fed.app.client import client_train
 from nvflare.private.fed.client import client_runner
 from nvflare.private.fed.server import fed_server, server_commands, server_engine
@@ -139,6 +142,14 @@ def test_a_site_that_starts_asks_again_soon_and_one_that_has_started_does_not(mo
 def test_an_admin_that_logs_in_asks_again_soon() -> None:
     timers.hurry_login()
     assert elapsed(lambda: authenticator.time.sleep(1.0)) < 0.8
+
+
+def test_a_jobs_process_sees_that_its_parent_is_gone() -> None:
+    timers.hurry_parent_watch()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert utils.psutil.pid_exists(child.pid)
+    child.communicate(b"\n", timeout=LONG)
+    assert not utils.psutil.pid_exists(child.pid)
 
 
 def test_a_ring_ends_the_wait_of_a_site_for_its_next_task() -> None:

@@ -6,12 +6,14 @@ grace time of a job process (job_process.py).
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import psutil
 from nvflare.fuel.f3.cellnet import connector_manager
 
 START_SECONDS = 30.0
@@ -218,11 +220,26 @@ def hurry_server_engine() -> None:
     server_engine.time = seen_as(time, sleep=lambda seconds: time.sleep(min(seconds, RUNNER_PERIOD)))
 
 
+def exists(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def hurry_parent_watch() -> None:
-    """In a job's process: `nvflare/private/fed/app/utils.py:50` looks every second whether its own job has ended, and is waited for."""
+    """In a job's process: `nvflare/private/fed/app/utils.py:50` looks every second whether its own job has ended, and is waited for.
+
+    It looks for its parent too, by psutil, which takes a millisecond.
+    """
     from nvflare.private.fed.app import utils
 
     utils.time = seen_as(time, sleep=lambda seconds: time.sleep(min(seconds, WATCH_PERIOD)))
+    utils.psutil = seen_as(psutil, pid_exists=exists)
 
 
 def ring_for_jobs(bell: JobBell) -> None:

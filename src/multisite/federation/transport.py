@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 from nvflare.app_common.decomposers import common_decomposers
 from nvflare.fuel.f3 import communicator, drivers
@@ -19,14 +20,13 @@ from nvflare.fuel.f3.drivers.driver_manager import DriverManager
 from nvflare.fuel.f3.streaming import byte_receiver
 from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 
-# The driver of a scheme: its module in `nvflare/fuel/f3/drivers`, and its class. For TCP the one by asyncio, which speaks the same: the
-# other accepts a connection when the TLS handshake of the one before has ended (a client that says nothing keeps every site out),
-# and reads and writes one TLS connection from two threads. NVFlare's own name for it, `atcp`, is refused by its clients
-# (`nvflare/fuel/utils/url_utils.py:15`).
-DRIVERS = {
-    **dict.fromkeys(("tcp", "stcp"), ("aio_tcp_driver", "AioTcpDriver")),
-    **dict.fromkeys(("http", "https"), ("aio_http_driver", "AioHttpDriver")),
-}
+# The drivers of the schemes: module in `nvflare/fuel/f3/drivers`, and class. Between hosts TCP goes by asyncio. NVFlare's other driver
+# accepts a connection when the TLS handshake of the one before has ended (a client that says nothing keeps every site out), and reads
+# and writes one TLS connection from two threads. It is the faster one between the processes of a container, where there is no TLS.
+# The two speak the same; the name `atcp` is refused by NVFlare's own clients (`nvflare/fuel/utils/url_utils.py:15`).
+THREADED_TCP, TCP, HTTP = ("tcp_driver", "TcpDriver"), ("aio_tcp_driver", "AioTcpDriver"), ("aio_http_driver", "AioHttpDriver")
+DRIVERS = {"tcp": TCP, "stcp": TCP, "http": HTTP, "https": HTTP}
+LOOPBACK = ("localhost", "127.0.0.1", None)  # NVFlare names no host for the listener of a node's own jobs
 ARRAYS = "nvflare.app_common.decomposers.numpy_decomposers"
 
 logger = logging.getLogger("multisite.timers")
@@ -105,15 +105,16 @@ def _length(buffers: ConsumableBufferList) -> str:
 
 
 class NeededDrivers(DriverManager):
-    """NVFlare's, which loads a scheme's driver when it is asked for it; for a scheme that is not in DRIVERS, every driver there is."""
+    """NVFlare's, which loads a driver when it is asked for it; for a scheme that is not in DRIVERS, every driver there is."""
 
     def find_driver_class(self, scheme_or_url: str) -> type[Driver] | None:
-        """The driver for a scheme, or for a URL's."""
-        scheme = scheme_or_url.partition(":")[0].lower()
-        if scheme in DRIVERS and scheme not in self.drivers:
-            module, name = DRIVERS[scheme]
-            self.drivers[scheme] = getattr(importlib.import_module(f"{drivers.__package__}.{module}"), name)
-        elif scheme not in self.drivers:
+        """The driver for a URL, or for a scheme alone."""
+        url = urlsplit(scheme_or_url if ":" in scheme_or_url else f"{scheme_or_url}:")
+        if url.scheme in DRIVERS:
+            module, name = THREADED_TCP if url.scheme == "tcp" and url.hostname in LOOPBACK else DRIVERS[url.scheme]
+            driver: type[Driver] = getattr(importlib.import_module(f"{drivers.__package__}.{module}"), name)
+            return driver
+        if not self.drivers:
             communicator.load_comm_drivers()
         found: type[Driver] | None = super().find_driver_class(scheme_or_url)
         return found
@@ -125,7 +126,7 @@ def leave_out_arrays() -> None:
     `nvflare/app_common/decomposers/common_decomposers.py:62` registers what reads and writes a message's types, and leaves out what can't
     be imported. Arrays cost an idle container NumPy, 7 MiB.
     """
-    sys.modules[ARRAYS] = None  # type: ignore[assignment]  (an import of it fails)
+    sys.modules[ARRAYS] = None  # type: ignore[assignment] # an import of it fails
     common_decomposers.register()
     del sys.modules[ARRAYS]
 
