@@ -1,4 +1,4 @@
-"""The networks: a compact one made for CPUs, a moderate one made for GPUs, and the one of NVFlare's example."""
+"""The networks: a light and a compact one made for CPUs, a moderate one made for GPUs, and the one of NVFlare's example."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ class Compact(nn.Module):
     A block is pooled before it is normalized: a quarter of the work for the normalization, which a CPU does slowly.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int] = (24, 48, 64, 96)) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int] = (24, 48, 64, 96),
+        pooled: tuple[bool, bool, bool, bool] = (True, True, False, True),
+    ) -> None:
+        """
+        Args:
+            widths: channels of each block.
+            pooled: whether a block halves both sides of its image.
+        """
         super().__init__()
-        first, second, third, fourth = widths
-        self.layers = nn.Sequential(
-            *_block(3, first, nn.MaxPool2d(2)),
-            *_block(first, second, nn.MaxPool2d(2)),
-            *_block(second, third),
-            *_block(third, fourth, nn.MaxPool2d(2)),
-        )
-        self.head = nn.Linear(fourth, 10)
+        layers: list[nn.Module] = []
+        for inputs, outputs, pool in zip((3, *widths), widths, pooled, strict=False):
+            layers += _block(inputs, outputs, nn.MaxPool2d(2)) if pool else _block(inputs, outputs)
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, 32, 32] -> logits [N, 10]."""
@@ -76,7 +82,12 @@ class Upstream(nn.Module):
         return self.classifier(self.features(images))  # type: ignore[no-any-return]
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"compact": Compact, "moderate": Moderate, "upstream": Upstream}
+def light() -> Compact:
+    """Half of Compact's arithmetic with as many parameters: the channels are where the pixels are few."""
+    return Compact((16, 32, 64, 128), (True, True, True, False))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"light": light, "compact": Compact, "moderate": Moderate, "upstream": Upstream}
 
 
 def parameter_count(model: nn.Module) -> int:
