@@ -61,6 +61,16 @@ def test_a_site_whose_certificate_another_ca_signed_must_not_register(stack: Sta
         stack.run("docker", "volume", "rm", *names.values())
 
 
+def test_clients_that_connect_and_say_nothing_must_not_keep_a_site_out(stack: Stack) -> None:
+    silent = [socket.create_connection(("127.0.0.1", stack.port), timeout=10) for _ in range(20)]
+    try:
+        assert stack.compose("restart", "site-1").code == 0
+        stack.wait_for(lambda: '"site-1", "site-2"' in registered(stack), "site-1 registered beside silent clients", seconds=30)
+    finally:
+        for connection in silent:
+            connection.close()
+
+
 def test_a_site_on_another_host_takes_part_from_its_kit(stack: Stack) -> None:
     """A compose project of its own that shares nothing with the server's but the published port."""
     address = host_address()
