@@ -62,9 +62,13 @@ def test_every_thread_that_waits_hears_the_news() -> None:
     assert len(ended) == 3
 
 
-def test_the_bell_lets_an_idle_server_sleep_its_time() -> None:
-    bell = JobBell(lambda: [])
-    assert elapsed(lambda: bell.sleep(0.3)) >= 0.3
+def test_the_bell_lets_an_idle_server_sleep_longer_than_nvflare_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "IDLE_SECONDS", 0.5)
+    assert elapsed(lambda: JobBell(lambda: []).sleep(0.1)) >= 0.5
+
+
+def test_the_bell_lets_a_server_that_runs_a_job_sleep_its_time() -> None:
+    assert 0.3 <= elapsed(lambda: JobBell(lambda: ["a job"]).sleep(0.3)) < timers.IDLE_SECONDS
 
 
 def test_the_bell_wakes_the_loops_after_a_submit_and_hurries_them_for_a_while() -> None:

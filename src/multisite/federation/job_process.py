@@ -34,7 +34,7 @@ NO_GPU = "/opt/no-gpu"  # docker/no-gpu.sh
 # glibc's malloc.h
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
 LARGEST_MMAP_THRESHOLD = 1 << 25
-KEPT_FOR_MESSAGES, KEPT_FOR_TRAINING = 1 << 24, 1 << 29  # bytes that are free at most before some go back to the system
+KEPT_FOR_MESSAGES, KEPT_FOR_TRAINING = 1 << 22, 1 << 29  # bytes that are free at most before some go back to the system
 MODULES = {
     "site": "nvflare.private.fed.app.client.worker_process",
     "server": "nvflare.private.fed.app.server.runner_process",

@@ -45,7 +45,7 @@ class NodeWatch(FLComponent):
         """NVFlare's event seam."""
         if event_type == EventType.AFTER_CLIENT_HEARTBEAT:
             ENGINE.heartbeat = time.monotonic()
-        elif event_type == EventType.SUBMIT_JOB and self._bell is not None:
+        elif event_type in (EventType.SUBMIT_JOB, EventType.SYSTEM_END) and self._bell is not None:
             self._bell.ring()
         if event_type != EventType.SYSTEM_START:
             return

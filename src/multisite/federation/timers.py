@@ -17,6 +17,7 @@ import psutil
 from nvflare.fuel.f3.cellnet import connector_manager
 
 START_SECONDS = 30.0
+IDLE_SECONDS = 5.0
 HURRY_SECONDS = 5.0
 HURRY_PERIOD = 0.05
 WATCH_PERIOD = 0.1
@@ -34,8 +35,9 @@ class JobBell:
     """Wakes the server's two job loops when there is something for them to do, and leaves them asleep when there is not.
 
     `nvflare/private/fed/server/job_runner.py:541` (looks for job processes that have ended) and `:642` (looks for submitted jobs)
-    sleep one second a turn. They still do while the server is idle. After a submit, and after a job's process has started or
-    ended, they look every HURRY_PERIOD for HURRY_SECONDS: what they look for follows at once.
+    sleep one second a turn. While no job runs they sleep for IDLE_SECONDS, for each look reads every job of the store; what was
+    submitted and can't start yet waits so long for its next try. After a submit, and after a job's process has started or ended, they
+    look every HURRY_PERIOD for HURRY_SECONDS: what they look for follows at once.
     """
 
     def __init__(self, processes: Callable[[], Iterable[str]]) -> None:
@@ -48,14 +50,16 @@ class JobBell:
         self._rung = threading.Condition()
 
     def ring(self) -> None:
-        """Something was submitted, or has ended."""
+        """Something was submitted, or has ended, or the server stops."""
         with self._rung:
             self._hurry_until = time.monotonic() + HURRY_SECONDS
             self._rung.notify_all()
 
     def sleep(self, seconds: float) -> None:
-        """Stands in for `time.sleep`: at most `seconds`, less when the bell rings or a job's process comes or goes."""
-        deadline, known = time.monotonic() + seconds, set(self._processes())
+        """Stands in for `time.sleep`: less when the bell rings or a job's process comes or goes, more when there is no job."""
+        known = set(self._processes())
+        seconds = seconds if known else max(seconds, IDLE_SECONDS)
+        deadline = time.monotonic() + seconds
         while (now := time.monotonic()) < deadline:
             with self._rung:
                 if now < self._hurry_until:
