@@ -121,7 +121,7 @@ def test_no_site_reports_an_error(job: Job) -> None:
 def test_the_global_model_is_kept_as_finite_arrays(job: Job) -> None:
     weights = load_file(job.only("global_model.safetensors"))
     assert set(weights) >= {"head.weight", "head.bias"}
-    assert weights["head.weight"].shape == (10, 96)
+    assert weights["head.weight"].shape == (10, 128)
     assert all(np.isfinite(value).all() for value in weights.values())
     assert all(value.dtype == np.float32 for value in weights.values())
 
@@ -221,7 +221,7 @@ def test_nvflares_own_receiver_can_be_chosen_for_comparison(tmp_path: Path, more
         (("--lr", "fast"), "--lr"),
         (("--no-streamed_to_server",), "--streamed_to_clients"),
         (("--streamed_to_clients",), "--no-streamed_to_server"),
-        (("--network", "resnet"), "network must be one of compact, moderate, upstream, not 'resnet'"),
+        (("--network", "resnet"), "network must be one of light, compact, moderate, upstream, not 'resnet'"),
     ],
 )
 def test_a_bad_option_is_exit_status_2_that_names_it(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
