@@ -134,7 +134,7 @@ def leave_out_arrays() -> None:
 def load_needed_drivers() -> None:
     """In every process, before it connects.
 
-    `nvflare/fuel/f3/communicator.py:39` imports every driver that NVFlare has, aiohttp and gRPC with it: 0.3 s of a core and 11 MiB,
+    `nvflare/fuel/f3/communicator.py:39` imports every driver that NVFlare has, aiohttp's and gRPC's with them: 0.3 s of a core and 11 MiB,
     where sites wait for nothing else.
     """
     if not isinstance(communicator.driver_mgr, NeededDrivers):
