@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from multisite.tracking import delivery
-from multisite.tracking.delivery import Delivery, sweep
+from multisite.tracking.delivery import Delivery, Writing, sweep
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER, Account, Spool, checked_name, load_json, save_json
 
@@ -176,3 +177,13 @@ def test_two_threads_that_write_the_same_file_never_miss_it(tmp_path: Path) -> N
     assert not problems
     assert load_json(tmp_path / "site.json")["number"] in range(3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["site.json"]
+
+
+def test_a_delivery_looks_seldom_when_it_can_do_nothing_and_often_when_it_can(tmp_path: Path) -> None:
+    now = time.monotonic()
+    due = Writing(Spool(tmp_path).job("job"), patient_until=now + 60)
+    assert not due.rests()
+    assert replace(due, settled=True).rests()
+    assert replace(due, not_before=now + 5).rests()  # no key
+    assert not replace(due, not_before=now + 1).rests()  # a writer that is to start again
+    assert replace(due, patient_until=now - 1).rests()

@@ -103,9 +103,6 @@ def telling(base: Any, names: Sequence[str], news: News) -> type:
     return type(base.__name__, (base,), {"__setattr__": __setattr__, "__module__": base.__module__})
 
 
-client_api_news = News()
-
-
 def hurry_client_api() -> None:
     """In a site's job process: a model and a result are taken when they are there, not at the next half second.
 
@@ -115,10 +112,11 @@ def hurry_client_api() -> None:
     from nvflare.app_common.executors.client_api import in_process_backend
     from nvflare.client.in_process import api
 
+    news = News()
     script_side = ("fl_model", "abort", "stop", "closed", "_receive_error")
-    in_process_backend.InProcessClientAPI = telling(api.InProcessClientAPI, script_side, client_api_news)
-    in_process_backend.InProcessBackend = telling(in_process_backend.InProcessBackend, ("_local_result", "_abort"), client_api_news)
-    in_process_backend.time = api.time = seen_as(time, sleep=client_api_news.sleep)
+    in_process_backend.InProcessClientAPI = telling(api.InProcessClientAPI, script_side, news)
+    in_process_backend.InProcessBackend = telling(in_process_backend.InProcessBackend, ("_local_result", "_abort"), news)
+    in_process_backend.time = api.time = seen_as(time, sleep=news.sleep)
 
 
 def hurry_listener() -> None:
