@@ -46,7 +46,7 @@ def test_a_site_whose_certificate_another_ca_signed_must_not_register(stack: Sta
         done = stack.run(*provision, "multisite-control:local", "python", "-m", "multisite.federation.provision")
         assert "new kits: site-3" in done.text, done.text
         run = ["docker", "run", "--detach", "--init", "--name", container, "--network", f"{stack.name}_site-1", "-e", "LOG=detail"]
-        run += ["-v", f"{names['foreign-kit']}:/kit:ro", "multisite-control:local", "python", "-m", "multisite.federation.node"]
+        run += ["-v", f"{names['foreign-kit']}:/kit:ro", "multisite-control:local", "python", "-m", "multisite", "node"]
         assert stack.run(*run).code == 0
 
         def refused() -> bool:

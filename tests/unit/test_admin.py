@@ -195,3 +195,39 @@ def test_a_server_that_does_not_answer_at_the_start_is_told_to_the_first_command
     pool.prepare()
     with pytest.raises(NoConnection), pool.session():
         pass
+
+
+@pytest.mark.parametrize(
+    ("answers", "resources"),
+    [
+        ([{"site-1": "No replies"}, {"site-1": "{'device': 'cpu', 'shards': {}}"}], {"site-1": {"device": "cpu", "shards": {}}}),
+        ([{"site-1": "{0: {'gpu_id': 0}}"}], {"site-1": {0: {"gpu_id": 0}}}),  # a site with a kit of before
+        ([RuntimeError("no responses from clients")], {}),
+    ],
+)
+def test_a_site_that_has_just_registered_is_asked_again_for_what_it_has_to_offer(
+    answers: list[Any], resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flare = Flare()
+    told = iter(answers)
+
+    def report_resources(target: str, sites: list[str]) -> dict[str, str]:
+        assert (target, sites) == ("client", ["site-1"])
+        answer = next(told)
+        if isinstance(answer, Exception):
+            raise answer
+        return cast(dict[str, str], answer)
+
+    monkeypatch.setattr(flare, "report_resources", report_resources, raising=False)
+    events: list[dict[str, Any]] = []
+    arguments = admin.parse(["wait", "--sites", "site-1"])
+    assert admin_commands.wait(cast(Session, flare), arguments, lambda event, **fields: events.append(fields)) == 0
+    assert events == [{"registered": ["site-1"], "missing": [], "resources": resources}]
+    assert flare.timeout is None
+
+
+def test_a_site_that_never_answers_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_commands, "RESOURCES_SECONDS", 0.2)
+    flare = Flare()
+    monkeypatch.setattr(flare, "report_resources", lambda *_: {"site-1": "No replies"}, raising=False)
+    assert admin_commands._resources(cast(Session, flare), ["site-1"]) == {}

@@ -143,10 +143,12 @@ def test_one_port_is_published_on_the_hosts_own_address_by_default() -> None:
     assert port.startswith("${BIND_ADDRESS:-127.0.0.1}:")
 
 
-def test_sites_start_after_their_kits_and_data() -> None:
-    for site in SITES:
-        wanted = {name: condition["condition"] for name, condition in SERVICES[site]["depends_on"].items()}
-        assert wanted["provision"] == wanted["data"] == "service_completed_successfully"
+def test_the_server_starts_after_kits_and_data_and_whoever_connects_to_it_after_the_server() -> None:
+    for name, conditions in {
+        "server": {"provision": "service_completed_successfully", "data": "service_completed_successfully"},
+        **{name: {"server": "service_started"} for name in (*SITES, "admin")},
+    }.items():
+        assert {other: wanted["condition"] for other, wanted in SERVICES[name]["depends_on"].items()} == conditions
 
 
 def test_every_volume_that_is_used_is_declared() -> None:

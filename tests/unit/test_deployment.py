@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import stat
 from collections import namedtuple
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from multisite.console import deployment as module
-from multisite.console.deployment import CLIENT_STREAM, GPU, ONE_SHOTS, Deployment
-from multisite.console.docker import Docker, Result
+from multisite.console import preflight
+from multisite.console.deployment import CLIENT_STREAM, GPU, ONE_SHOTS, Deployment, dataset
+from multisite.console.docker import Container, Docker, Result
 from multisite.console.settings import ConsoleError, Settings, read_env
 
 KEY = "k" * 40
@@ -22,11 +25,12 @@ Usage = namedtuple("Usage", "total used free")
 class FakeDocker(Docker):
     """Answers `docker info` and nothing else."""
 
+    runtimes: tuple[str, ...] = ("runc",)
+
     def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
-        if "{{.DockerRootDir}}" in arguments:
-            return Result(0, f"{self.home}\n", "")
-        if "{{json .Runtimes}}" in arguments:
-            return Result(0, '{"runc":{}}', "")
+        if arguments[0] == "info":
+            told = {"ServerVersion": "20.10", "DockerRootDir": str(self.home), "Runtimes": {name: {} for name in self.runtimes}}
+            return Result(0, json.dumps(told), "")
         return Result(1, "", "no such image")
 
 
@@ -35,16 +39,18 @@ def deployment(home: Path, **values: str) -> Deployment:
 
 
 def test_a_full_disk_is_an_error_with_the_place_and_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(100 * 2**30, 97 * 2**30, 3 * 2**30))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: Usage(100 * 2**30, 97 * 2**30, 3 * 2**30))
     with pytest.raises(ConsoleError) as caught:
-        deployment(tmp_path)._check_disk()
+        preflight.check_disk(FakeDocker(tmp_path).info(), images_exist=False)
     for part in ("disk: 3.0 GiB free", str(tmp_path), "12 GiB needed", "next: "):
         assert part in str(caught.value)
 
 
 def test_enough_disk_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: Usage(100 * 2**30, 80 * 2**30, 20 * 2**30))
-    deployment(tmp_path)._check_disk()
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: Usage(100 * 2**30, 80 * 2**30, 20 * 2**30))
+    preflight.check_disk(FakeDocker(tmp_path).info(), images_exist=False)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: Usage(100 * 2**30, 97 * 2**30, 3 * 2**30))
+    preflight.check_disk(FakeDocker(tmp_path).info(), images_exist=True)
 
 
 def staged(home: Path) -> Path:
@@ -98,7 +104,7 @@ def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_gpus_are_reserved_unasked_where_driver_and_runtime_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_driver(tmp_path, monkeypatch)
-    monkeypatch.setattr(FakeDocker, "run", lambda *_, **__: Result(0, '{"nvidia":{},"runc":{}}', ""))
+    monkeypatch.setattr(FakeDocker, "runtimes", ("nvidia", "runc"))
     up = deployment(tmp_path)
     up.configure(client_stream=False)
     assert GPU in read_env(tmp_path / ".env")["COMPOSE_FILE"]
@@ -113,18 +119,14 @@ def test_gpus_asked_for_without_dockers_runtime_are_an_error_that_names_it(tmp_p
         deployment(tmp_path, GPUS="all").configure(client_stream=False)
 
 
-def test_a_synthetic_shard_of_another_partition_does_not_make_a_result_synthetic(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_synthetic_shard_of_another_partition_does_not_make_a_result_synthetic() -> None:
     shards = {
         "iid-seed0": {"examples": 9, "dataset": "cifar10", "alpha": None, "seed": 0},
         "iid-seed5": {"examples": 9, "dataset": "synthetic", "alpha": None, "seed": 5},
     }
-    monkeypatch.setattr(FakeDocker, "local_sites", lambda _: ["site-1"])
-    monkeypatch.setattr(Deployment, "describe", lambda _, sites: {site: {"shards": shards} for site in sites})
-    up = deployment(tmp_path)
-    assert up.dataset(None, 0) == "cifar10"
-    assert up.dataset(None, 5) == "synthetic"
+    resources = {"site-1": {"shards": shards}, "site-2": {}}
+    assert dataset(resources, None, 0) == "cifar10"
+    assert dataset(resources, None, 5) == "synthetic"
 
 
 class RunningDocker(FakeDocker):
@@ -132,15 +134,15 @@ class RunningDocker(FakeDocker):
 
     def __init__(self, home: Path) -> None:
         super().__init__(home)
-        self.entries = {
-            name: {
-                "Service": name,
-                "ID": f"id-{name}",
-                "State": "exited" if name in ONE_SHOTS else "running",
-                "ExitCode": "0",
-                "Image": "multisite-site:local",
-                "Labels": f"com.docker.compose.service={name},com.docker.compose.config-hash=hash-{name}",
-            }
+        self.there = {
+            name: Container(
+                service=name,
+                id=f"id-{name}",
+                state="exited" if name in ONE_SHOTS else "running",
+                exit_code=0 if name in ONE_SHOTS else None,
+                image="multisite-site:local",
+                config_hash=f"hash-{name}",
+            )
             for name in ("server", "site-1", *ONE_SHOTS)
         }
 
@@ -151,8 +153,8 @@ class RunningDocker(FakeDocker):
             return Result(0, "2040-01-01T00:00:00.123456789Z\n", "")
         return super().run(arguments, seconds)
 
-    def services(self) -> list[dict[str, str]]:
-        return list(self.entries.values())
+    def containers(self) -> dict[str, Container]:
+        return self.there
 
 
 def running(home: Path) -> tuple[Deployment, RunningDocker]:
@@ -168,21 +170,21 @@ def test_a_deployment_that_is_as_its_files_say_needs_no_start(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("service", "change"),
     [
-        ("site-1", {"State": "restarting"}),
-        ("provision", {"ExitCode": "1"}),
-        ("data", {"Labels": "com.docker.compose.config-hash=other"}),
-        ("server", {"Image": "sha256:0123"}),
+        ("site-1", {"state": "restarting"}),
+        ("provision", {"exit_code": 1}),
+        ("data", {"config_hash": "other"}),
+        ("server", {"image": "sha256:0123"}),
     ],
 )
-def test_whatever_differs_from_the_files_means_a_start(tmp_path: Path, service: str, change: dict[str, str]) -> None:
+def test_whatever_differs_from_the_files_means_a_start(tmp_path: Path, service: str, change: dict[str, Any]) -> None:
     stack, docker = running(tmp_path)
-    docker.entries[service].update(change)
+    docker.there[service] = dataclasses.replace(docker.there[service], **change)
     assert not stack.is_up()
 
 
 def test_a_container_that_is_missing_means_a_start(tmp_path: Path) -> None:
     stack, docker = running(tmp_path)
-    del docker.entries["site-1"]
+    del docker.there["site-1"]
     assert not stack.is_up()
 
 
@@ -191,6 +193,63 @@ def test_a_project_file_that_changed_after_the_last_provisioning_means_a_start(t
     late = 2_300_000_000
     os.utime(tmp_path / "project.yml", (late, late))
     assert not stack.is_up()
+
+
+class StartingDocker(FakeDocker):
+    """Made containers, none of them running; notes who is started, and when each one-shot has ended."""
+
+    def __init__(self, home: Path, failing: str = "") -> None:
+        super().__init__(home)
+        self.failing = failing
+        self.happened: list[str] = []
+
+    def containers(self) -> dict[str, Container]:
+        return {
+            name: Container(name, name, "created", None, "x", "x") for name in ("admin", "data", "provision", "server", "site-1")
+        }
+
+    def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
+        if arguments[0] == "start":
+            name = arguments[-1]
+            self.happened.append(f"{name} ended" if "--attach" in arguments else f"{name} started")
+            if name == self.failing:
+                return Result(1, f"{name}: a broken file\n  next: another file\n", "")
+        return Result(0, "", "")
+
+
+def test_the_one_shots_end_before_anybody_connects_and_the_server_starts_before_the_sites(tmp_path: Path) -> None:
+    docker = StartingDocker(tmp_path)
+    Deployment(Settings(tmp_path, {}), docker).start()
+    happened = docker.happened
+    assert sorted(happened) == ["admin started", "data ended", "provision ended", "server started", "site-1 started"]
+    assert happened.index("provision ended") < happened.index("server started") < happened.index("site-1 started")
+    assert happened.index("data ended") < happened.index("site-1 started")
+
+
+@pytest.mark.parametrize("name", ["provision", "data", "server", "site-1"])
+def test_a_container_that_fails_to_start_is_an_error_with_its_own_words(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConsoleError, match=f"^{name}: a broken file\n  next: another file$"):
+        Deployment(Settings(tmp_path, {}), StartingDocker(tmp_path, failing=name)).start()
+
+
+PS = "server\thash-1\tid-1\trunning\tUp 2 minutes (healthy)\tmultisite-control:local\ndata\thash-2\tid-2\texited\tExited (1) 3 seconds ago\tx\n"
+
+
+def test_containers_are_read_with_their_state_and_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDocker, "run", lambda *_, **__: Result(0, PS, ""))
+    docker = FakeDocker(tmp_path, "multisite")
+    assert docker.containers() == {
+        "server": Container("server", "id-1", "running", None, "multisite-control:local", "hash-1"),
+        "data": Container("data", "id-2", "exited", 1, "x", "hash-2"),
+    }
+    assert docker.running("server")
+    assert not docker.running("data")
+
+
+@pytest.mark.parametrize(("values", "project"), [({}, "multisite"), ({"COMPOSE_PROJECT_NAME": "mine"}, "mine")])
+def test_the_projects_name_is_composes(tmp_path: Path, values: dict[str, str], project: str) -> None:
+    (tmp_path / "compose.yaml").write_text("# a comment\nname: multisite\nservices:\n", encoding="utf-8")
+    assert Settings(tmp_path, values).project == project
 
 
 @pytest.mark.parametrize(

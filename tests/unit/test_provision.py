@@ -212,6 +212,11 @@ def test_every_participant_has_the_watch_that_says_when_it_is_ready(first: Place
     assert "multisite.federation.lifecycle.NodeWatch" in paths
 
 
+def test_a_site_tells_what_it_has_to_offer(first: Place) -> None:
+    components = {component["id"]: component for component in first.read("site-1", "local", policy.RESOURCES)["components"]}
+    assert components["resource_manager"]["path"] == "multisite.federation.resources.SiteResources"
+
+
 def test_a_sites_switch_allows_custom_code_for_job_submitters(first: Place) -> None:
     authorization = first.read("site-1", "local", policy.AUTHORIZATION)
     permissions = policy.allow_custom_code(copy.deepcopy(authorization))["permissions"]

@@ -19,7 +19,7 @@ def up() -> int:
     """Brings the deployment up and shows it."""
     deployment = Deployment.load(HOME)
     answer = deployment.up()
-    print(deployment.table(answer["registered"]))
+    print(deployment.table(answer))
     return 0
 
 
@@ -32,9 +32,9 @@ def run_job(client_stream: bool) -> int:
 def status() -> int:
     """Participants and jobs."""
     deployment = running()
-    lines = deployment.admin("jobs")
+    lines = deployment.admin("jobs", "--resources")
     answer = next((line for line in lines if line["event"] == "jobs"), None)
-    print(deployment.table(answer["registered"] if answer else []))
+    print(deployment.table(answer or {"registered": [], "resources": {}}))
     if answer is None:
         raise ConsoleError("status", lines[0]["message"], "docker compose ps; docker compose logs server")
     rows = [(job["job_id"], job["job_name"], job["status"], job["submit_time"], job["duration"]) for job in answer["jobs"]]

@@ -1,7 +1,7 @@
 """The admin container's command line: brings a command to the admin service, and its events back.
 
     python -m multisite.console.admin wait --sites site-1,site-2 --timeout 90
-    python -m multisite.console.admin submit OPTIONS | follow JOB | abort JOB | jobs | results JOB
+    python -m multisite.console.admin submit OPTIONS | follow JOB | abort JOB | jobs [--resources] | results JOB
 
 Every line on stdout is one JSON object with an `event`. Standard library only: it starts in a tenth of a second.
 """
@@ -34,6 +34,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     command.add_argument("--timeout", type=float, default=90.0)
     command = commands.add_parser("jobs")
     command.add_argument("--limit", type=int, default=20)
+    command.add_argument("--resources", action="store_true")
     command = commands.add_parser("submit")
     job_options.add_arguments(command)
     for name in ("follow", "abort", "results"):

@@ -6,15 +6,18 @@ An event is a name and fields, see `admin_service.Emitter`. A command returns it
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import json
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from nvflare.fuel.flare_api.api_spec import TargetType
 from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.console.admin import EXIT_FAILED, EXIT_TIMEOUT
@@ -23,6 +26,8 @@ from multisite.federation import progress
 from multisite.tracking import receiver as tracking
 
 POLL_SECONDS = 0.25
+START_PERIOD = 0.05
+RESOURCES_SECONDS = 3.0  # a site answers as soon as it has started, a moment after it has registered
 STATS_SECONDS = 1.0
 STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
@@ -41,17 +46,38 @@ def wait(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
         registered = {client.name for client in flare.get_system_info().client_info}
         missing = sorted(wanted - registered)
         if not missing or time.monotonic() > deadline:
-            emit("sites", registered=sorted(registered), missing=missing)
+            emit("sites", registered=sorted(registered), missing=missing, resources=_resources(flare, registered))
             return EXIT_TIMEOUT if missing else 0
-        time.sleep(POLL_SECONDS)
+        time.sleep(START_PERIOD)
+
+
+def _resources(flare: Session, registered: Collection[str]) -> dict[str, dict[str, Any]]:
+    """What the registered sites have to offer, see `federation.resources`; without those that don't answer."""
+    answered: dict[str, dict[str, Any]] = {}
+    deadline = time.monotonic() + RESOURCES_SECONDS
+    flare.set_timeout(RESOURCES_SECONDS)
+    try:
+        while (silent := sorted(set(registered) - set(answered))) and time.monotonic() < deadline:
+            for site, text in flare.report_resources(TargetType.CLIENT, silent).items():
+                with contextlib.suppress(ValueError, SyntaxError):  # no dictionary: the site's error, or none
+                    answered[site] = dict(ast.literal_eval(text))
+            if len(answered) < len(registered):
+                time.sleep(START_PERIOD)
+    except Exception as error:
+        print(f"sites without a report: {silent} ({error})", file=sys.stderr)
+    finally:
+        flare.unset_timeout()
+    return answered
 
 
 def jobs(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
-    """Lists the jobs, newest first, and the registered sites."""
+    """Lists the jobs, newest first, and the registered sites, with what they have to offer if asked."""
     listed = flare.list_jobs(detailed=False, reverse=True, limit=arguments.limit)
+    registered = sorted(client.name for client in flare.get_system_info().client_info)
     emit(
         "jobs",
-        registered=sorted(client.name for client in flare.get_system_info().client_info),
+        registered=registered,
+        resources=_resources(flare, registered) if arguments.resources else {},
         jobs=[{key: job.get(key) for key in ("job_id", "job_name", "status", "submit_time", "duration")} for job in listed],
     )
     return 0

@@ -1,4 +1,4 @@
-"""The admin container's main process: keeps a logged-in NVFlare session, and runs the commands that `admin` brings.
+"""The admin container's main process, `python -m multisite admin`: keeps a logged-in NVFlare session, and runs the commands that `admin` brings.
 
 A login takes a second and a half, and an interpreter with NVFlare in it another half: paid once, not for every command.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 from nvflare.fuel.flare_api.api_spec import JobNotFound, NoConnection
 from nvflare.fuel.flare_api.flare_api import Session
 
+from multisite.console import admin, admin_commands
 from multisite.console.admin import EXIT, EXIT_FAILED, EXIT_NO_SERVER, SOCKET
 from multisite.federation import timers, transport
 from multisite.federation.kit import KIT, KitError, read_kit
@@ -148,8 +149,6 @@ class Handler(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         """Reads the command line, runs it, tells its exit status."""
-        from multisite.console import admin, admin_commands
-
         emit = Emitter(self.connection)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             arguments = admin.parse(json.loads(self.rfile.readline(LONGEST_REQUEST)))
@@ -189,8 +188,6 @@ class Service(socketserver.ThreadingUnixStreamServer):
 
 def main() -> int:
     """Serves until the container stops."""
-    from multisite.console import admin_commands  # noqa: F401  (the first command need not wait for it)
-
     transport.lighten_messages()
     transport.load_needed_drivers()
     timers.hurry_login()
@@ -198,7 +195,3 @@ def main() -> int:
         service.pool.prepare()
         service.serve_forever(poll_interval=60)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,7 +24,8 @@ WHAT = {
 
 def down(deployment: Deployment) -> None:
     """Removes containers and networks; every volume stays."""
-    deployment.docker.compose_or_fail("down", "docker compose ps --all", "down", "--remove-orphans", "--timeout", "15", seconds=180)
+    arguments = ("compose", "down", "--remove-orphans", "--timeout", "15")
+    deployment.docker.run_or_fail("down", "docker compose ps --all", *arguments, seconds=180)
     print("containers and networks are gone; keys, data and results are kept (make clean)")
 
 
@@ -57,7 +58,7 @@ def clean(deployment: Deployment, what: str) -> None:
 
 
 def _delete_volumes(deployment: Deployment, chosen: list[str]) -> None:
-    project = deployment.project()
+    project = deployment.docker.project
     names = deployment.docker.run(
         [
             "volume",

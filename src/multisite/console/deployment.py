@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import stat
-import subprocess
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from multisite.console import images, report
-from multisite.console.docker import Docker
+from multisite.console import images, preflight, report
+from multisite.console.docker import Container, Docker
 from multisite.console.settings import ConsoleError, Settings
 
 START_SECONDS = 900.0
 REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0
-IMAGE_GIB, RUN_GIB = 12, 1
-MOST_AT_ONCE = 8
+MOST_AT_ONCE = 4
 CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
 ONE_SHOTS = ("provision", "data")
+ADMIN = ("python", "-m", "multisite.console.admin")
 CA = "docker/ca.yaml"
 NEW_KITS = "new kits: "  # as `federation.provision` says it
 
@@ -38,13 +35,12 @@ class Deployment:
 
     settings: Settings
     docker: Docker
-    _described: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, home: Path) -> Deployment:
         """The deployment in `home`, with its settings."""
         settings = Settings.load(home)
-        return cls(settings, Docker(home))
+        return cls(settings, Docker(home, settings.project))
 
     @property
     def streams_from_clients(self) -> bool:
@@ -63,16 +59,14 @@ class Deployment:
         Raises:
             ConsoleError: a step failed; it says which, why and what to do.
         """
-        standing = self.preflight()
+        standing = preflight.check(self.settings, self.docker)
         self.stage_key()
         self.configure(self.streams_from_clients if client_stream is None else client_stream)
         images.build(self.settings, self.docker)
         self.start()
         if standing:
             self.renew(standing)
-        with ThreadPoolExecutor() as pool:  # the sites tell what they hold while they register
-            pool.submit(self.describe, self.docker.local_sites())
-            return self.wait()
+        return self.wait()
 
     def ensure_up(self, client_stream: bool) -> dict[str, Any]:
         """As `up`, which it leaves out where it would change nothing: two seconds of every `make submit`."""
@@ -87,55 +81,18 @@ class Deployment:
         """Whether every container is what the compose files, the settings, the images and project.yml say."""
         hashes = self.docker.compose("config", "--hash", "*")
         wanted = dict(line.split() for line in hashes.out.splitlines()) if not hashes.code else {}
-        there = {entry["Service"]: entry for entry in self.docker.services()} if wanted else {}
+        there = self.docker.containers() if wanted else {}
         if not wanted or set(there) != set(wanted):
             return False
-        for service, entry in there.items():
-            ended = service in ONE_SHOTS and entry["State"] == "exited" and str(entry["ExitCode"]) == "0"
-            same = f"com.docker.compose.config-hash={wanted[service]}" in entry["Labels"].split(",")
-            named = entry["Image"].startswith("multisite-")  # an image that was built again leaves a bare id here
-            if not (ended or entry["State"] == "running") or not same or not named:
+        for service, container in there.items():
+            ended = service in ONE_SHOTS and container.exit_code == 0
+            same = container.config_hash == wanted[service]
+            named = container.image.startswith("multisite-")  # an image that was built again leaves a bare id here
+            if not (ended or container.state == "running") or not same or not named:
                 return False
-        finished = self.docker.run(["inspect", "--format", "{{.State.FinishedAt}}", there["provision"]["ID"]]).out
+        finished = self.docker.run(["inspect", "--format", "{{.State.FinishedAt}}", there["provision"].id]).out
         provisioned = datetime.fromisoformat(finished[:19]).replace(tzinfo=UTC).timestamp()
         return (self.settings.home / "project.yml").stat().st_mtime < provisioned
-
-    def preflight(self) -> list[str]:
-        """What can fail is checked before anything changes: the engine, disk space, the port.
-
-        Returns:
-            The services that run already.
-        """
-        environment = {**os.environ, "INSTALL_ENGINE": self.settings.get("INSTALL_ENGINE", "yes")}
-        if subprocess.run(["docker/engine.sh", "ensure"], cwd=self.settings.home, env=environment, check=False).returncode:
-            raise SystemExit(1)  # it has said why
-        self._check_disk()
-        standing = [entry["Service"] for entry in self.docker.services() if entry["State"] == "running"]
-        if "server" not in standing:
-            self._check_port()
-        return standing
-
-    def _check_disk(self) -> None:
-        root = self.docker.run(["info", "--format", "{{.DockerRootDir}}"]).out.strip()
-        if not os.path.isdir(root):
-            return  # the engine's disk is another machine's
-        needed = RUN_GIB if images.exists(self.settings, self.docker) else IMAGE_GIB
-        free = shutil.disk_usage(root).free / 2**30
-        if free < needed:
-            raise ConsoleError("disk", f"{free:.1f} GiB free in {root}, {needed} GiB needed", "free space: docker system prune")
-
-    def _check_port(self) -> None:
-        address, port = self.settings.address, self.settings.port
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                raise ConsoleError(
-                    "port",
-                    f"{address}:{port} can't be used ({error.strerror})",
-                    "end what listens there (ss -ltnp), or set SERVER_PORT or BIND_ADDRESS in .env",
-                ) from None
 
     def stage_key(self) -> None:
         """Copies the key to the file that Compose mounts: in place, so that running containers see a new key.
@@ -165,7 +122,7 @@ class Deployment:
         files = ["compose.yaml"]
         if client_stream:
             files.append(CLIENT_STREAM)
-        if self._wants_gpus():
+        if preflight.wants_gpus(self.settings, self.docker):
             files.append(GPU)
         if self.settings.path("CA_BUNDLE"):
             files.append(CA)
@@ -178,36 +135,37 @@ class Deployment:
             if path := self.settings.path(name):
                 self.docker.environment[name] = str(path)
 
-    def _wants_gpus(self) -> bool:
-        wish = self.settings.get("GPUS", "auto")
-        if wish == "none":
-            return False
-        driver = (
-            shutil.which("nvidia-smi") is not None
-            and not subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=30, check=False).returncode
-        )
-        runtime = "nvidia" in self.docker.run(["info", "--format", "{{json .Runtimes}}"]).out
-        if wish == "all" and not (driver and runtime):
-            missing = "the NVIDIA driver (nvidia-smi)" if not driver else "Docker's NVIDIA runtime"
-            raise ConsoleError(
-                "GPUs", f"GPUS=all, but {missing} does not answer", "install the NVIDIA Container Toolkit, or GPUS=none"
-            )
-        return driver and runtime
-
     def start(self) -> None:
-        """Starts the containers; Compose runs the one-shots first."""
-        result = self.docker.compose("up", "--detach", "--remove-orphans", "--quiet-pull", seconds=START_SECONDS)
-        if not result.code:
-            return
-        for step in ONE_SHOTS:
-            failed = [
-                entry for entry in self.docker.services() if entry["Service"] == step and str(entry.get("ExitCode", 0)) != "0"
-            ]
-            if failed:
-                log = self.docker.compose("logs", "--no-log-prefix", "--tail", "15", step).out.strip()
-                problem, _, advice = log.removeprefix(f"{step}: ").partition("\n  next: ")
-                raise ConsoleError(step, problem, advice or f"docker compose logs {step}")
-        raise ConsoleError("containers", result.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
+        """Makes the containers and starts them in the order of compose.yaml: the one-shots, the server, whoever connects to it.
+
+        `docker compose up` would start one after the other, and look every half second whether a one-shot has ended.
+
+        Raises:
+            ConsoleError: a container can't be made or started, or a one-shot failed.
+        """
+        made = self.docker.compose("up", "--no-start", "--remove-orphans", "--quiet-pull", seconds=START_SECONDS)
+        if made.code:
+            raise ConsoleError("containers", made.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
+        idle = {name: container for name, container in self.docker.containers().items() if container.state != "running"}
+        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+            begun = {name: pool.submit(self._start_one, idle.pop(name)) for name in ONE_SHOTS if name in idle}
+            if "provision" in begun:
+                begun["provision"].result()
+            if "server" in idle:  # before who connects to it: a name that isn't there yet costs them seconds
+                self._start_one(idle.pop("server"))
+            if "data" in begun:
+                begun["data"].result()
+            list(pool.map(self._start_one, idle.values()))
+
+    def _start_one(self, container: Container) -> None:
+        """Starts a container, and waits for the end of a one-shot."""
+        name = container.service
+        attach = ["--attach"] if name in ONE_SHOTS else []
+        result = self.docker.run(["start", *attach, container.id], seconds=START_SECONDS)
+        if result.code:
+            said = (result.out + result.err).strip().splitlines()[-15:]
+            problem, _, advice = "\n".join(said).removeprefix(f"{name}: ").partition("\n  next: ")
+            raise ConsoleError(name, problem, advice or f"docker compose logs {name}")
 
     def renew(self, standing: list[str]) -> None:
         """Restarts the participants that ran on while they were given a new kit: by themselves they would, seconds after `make up`."""
@@ -215,7 +173,7 @@ class Deployment:
         names = said.removeprefix(NEW_KITS).split(", ") if said.startswith(NEW_KITS) else []
         stale = sorted({"admin" if "@" in name else name for name in names} & set(standing))
         if stale:
-            self.docker.compose_or_fail("new kits", "docker compose ps --all", "restart", *stale)
+            self.docker.run_or_fail("new kits", "docker compose ps --all", "compose", "restart", *stale)
 
     def wait(self) -> dict[str, Any]:
         """Waits until NVFlare reports every local site registered.
@@ -231,7 +189,7 @@ class Deployment:
             if answer and not answer["missing"]:
                 return answer
             missing = answer["missing"] if answer else ["server"]
-            failing = [entry["Service"] for entry in self.docker.services() if entry["State"] == "restarting"]
+            failing = [name for name, container in self.docker.containers().items() if container.state == "restarting"]
             if failing or time.monotonic() > deadline:
                 culprit = (failing or missing)[0]
                 why = "its container keeps failing" if failing else f"not registered after {REGISTER_SECONDS:.0f} s"
@@ -240,60 +198,49 @@ class Deployment:
 
     def admin(self, *arguments: str, seconds: float = 120.0) -> list[dict[str, Any]]:
         """Runs one command of `console.admin` in the admin container and returns its lines."""
-        result = self.docker.compose("exec", "-T", "admin", "python", "-m", "multisite.console.admin", *arguments, seconds=seconds)
+        result = self.docker.exec("admin", *ADMIN, *arguments, seconds=seconds)
         lines = [json.loads(line) for line in result.out.splitlines() if line.startswith("{")]
         if not lines:
             lines = [{"event": "error", "message": (result.err.strip().splitlines() or ["no answer"])[-1]}]
         return lines
 
-    def table(self, registered: list[str]) -> str:
-        """Participant, state, address, device, examples: the answer of `make up`."""
-        services = {entry["Service"]: entry for entry in self.docker.services()}
+    def table(self, answer: dict[str, Any]) -> str:
+        """Participant, state, address, device, examples: the answer of `make up`.
+
+        Args:
+            answer: NVFlare's word on the sites, with `registered` and `resources`.
+        """
+        there = self.docker.containers()
         rows: list[tuple[str, str, str, str, str]] = []
-        if "server" in services:
-            published = f"{self.settings.address}:{self.settings.port}"
-            rows.append(("server", services["server"]["State"], published, "-", "-"))
-        sites = sorted({*registered, *self.docker.local_sites()})
-        said = self.describe([site for site in sites if site in services])
-        for site in sites:
-            if site not in services:
-                rows.append((site, "registered", "another host", "-", "-"))
-                continue
-            told = said[site]
+        if "server" in there:
+            rows.append(("server", there["server"].state, f"{self.settings.address}:{self.settings.port}", "-", "-"))
+        for site in sorted({*answer["registered"], *(name for name in there if name.startswith("site-"))}):
+            told = answer["resources"].get(site, {})
             shards = told.get("shards", {})
             shown = ", ".join(f"{shard['examples']} ({_dataset(shard['dataset'])}, {name})" for name, shard in shards.items())
-            state = "registered" if site in registered else services[site]["State"]
-            rows.append((site, state, f"network {site}", told.get("device", "-"), shown or "none"))
-        if "admin" in services:
-            rows.append(("admin", services["admin"]["State"], "network admin", "-", "-"))
+            state = "registered" if site in answer["registered"] else there[site].state
+            address = f"network {site}" if site in there else "another host"
+            rows.append((site, state, address, told.get("device", "-"), shown or ("none" if told else "-")))
+        if "admin" in there:
+            rows.append(("admin", there["admin"].state, "network admin", "-", "-"))
         return report.table(("participant", "state", "address", "device", "examples in its shard"), rows)
 
-    def project(self) -> str:
-        """Compose's name of the deployment."""
-        out = self.docker.compose_or_fail("settings", "correct compose.yaml or .env", "config", "--format", "json")
-        return str(json.loads(out)["name"])
 
-    def dataset(self, alpha: float | None, seed: int) -> str:
-        """What the local sites' shards of one partition hold: `cifar10`, or `synthetic` if any of them does."""
-        held = {
-            shard["dataset"]
-            for told in self.describe(self.docker.local_sites()).values()
-            for shard in told.get("shards", {}).values()
-            if (shard["alpha"], shard["seed"]) == (alpha, seed)
-        }
-        return "synthetic" if "synthetic" in held else "cifar10"
+def dataset(resources: dict[str, dict[str, Any]], alpha: float | None, seed: int) -> str:
+    """What the sites' shards of one partition hold: `cifar10`, or `synthetic` if any of them does.
 
-    def describe(self, sites: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """What local sites say of themselves: device, and examples by partition. Each is asked once, all at the same time."""
-
-        def ask(site: str) -> dict[str, Any]:
-            result = self.docker.compose("exec", "-T", site, "python", "-m", "multisite.federation.describe")
-            return dict(json.loads(result.out)) if result.code == 0 and result.out.startswith("{") else {}
-
-        unknown = [site for site in sites if site not in self._described]
-        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
-            self._described.update((site, told) for site, told in zip(unknown, pool.map(ask, unknown), strict=True) if told)
-        return {site: self._described.get(site, {}) for site in sites}
+    Args:
+        resources: what each site has to offer, as `federation.resources` tells it.
+        alpha: the partition's.
+        seed: the partition's.
+    """
+    held = {
+        shard["dataset"]
+        for told in resources.values()
+        for shard in told.get("shards", {}).values()
+        if (shard["alpha"], shard["seed"]) == (alpha, seed)
+    }
+    return "synthetic" if "synthetic" in held else "cifar10"
 
 
 def _dataset(name: str) -> str:

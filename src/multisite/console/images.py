@@ -34,21 +34,23 @@ def fingerprint(settings: Settings) -> str:
     return state.hexdigest()[:16]
 
 
-def label(settings: Settings, docker: Docker, target: str) -> str:
-    """The inputs that an image was made from; empty without the image."""
-    name = f"multisite-{target}:{tag(settings)}"
-    return docker.run(["image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', name]).out.strip()
+def labels(settings: Settings, docker: Docker, targets: tuple[str, ...]) -> dict[str, str]:
+    """The inputs that the images were made from; without those that are missing."""
+    names = {f"multisite-{target}:{tag(settings)}": target for target in targets}
+    form = f'{{{{index .Config.Labels "{LABEL}"}}}} {{{{join .RepoTags " "}}}}'
+    told = docker.run(["image", "inspect", "--format", form, *names]).out.splitlines()
+    return {names[name]: line.split(" ")[0] for line in told for name in line.split(" ")[1:] if name in names}
 
 
-def exists(settings: Settings, docker: Docker) -> bool:
+def exist(settings: Settings, docker: Docker) -> bool:
     """Whether every image is there, current or not."""
-    return all(label(settings, docker, target) for target in TARGETS)
+    return len(labels(settings, docker, TARGETS)) == len(TARGETS)
 
 
 def stale_targets(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS) -> list[str]:
     """The images that are missing, or were made from something else than what is here now."""
-    inputs = fingerprint(settings)
-    return [target for target in targets if label(settings, docker, target) != inputs]
+    inputs, made = fingerprint(settings), labels(settings, docker, targets)
+    return [target for target in targets if made.get(target) != inputs]
 
 
 def build(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS) -> None:

@@ -19,7 +19,7 @@ def _ask(deployment: Deployment, service: str, *arguments: str) -> list[dict[str
     Raises:
         ConsoleError: it does not answer.
     """
-    result = deployment.docker.compose("exec", "-T", service, *COMMAND, *arguments, seconds=SYNC_SECONDS + 60)
+    result = deployment.docker.exec(service, *COMMAND, *arguments, seconds=SYNC_SECONDS + 60)
     line = next((line for line in result.out.splitlines() if line.startswith("{")), "")
     if not line:
         problem = (result.err.strip().splitlines() or ["no answer"])[-1]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 MANAGED = "# --- written by make, for `docker compose` typed by hand; change the settings above instead ---"
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+NAME = re.compile(r"^name: *(\S+)", re.MULTILINE)
 GPUS = ("auto", "none", "all")
 
 
@@ -73,6 +74,13 @@ class Settings:
         """A setting that is a path, relative to the project's folder."""
         text = self.get(name)
         return (self.home / Path(text).expanduser()).resolve() if text else None
+
+    @property
+    def project(self) -> str:
+        """Compose's name of the deployment, as compose.yaml and COMPOSE_PROJECT_NAME say it."""
+        path = self.home / "compose.yaml"
+        named = NAME.search(path.read_text(encoding="utf-8")) if path.exists() else None
+        return self.get("COMPOSE_PROJECT_NAME") or (named[1] if named else self.home.name)
 
     @property
     def port(self) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from multisite.console import report
-from multisite.console.deployment import Deployment
+from multisite.console.deployment import ADMIN, Deployment, dataset
 from multisite.console.settings import ConsoleError
 from multisite.federation.options import JobOptions
 
@@ -38,7 +38,7 @@ class AdminStream:
     """Lines of a long command in the admin container, read beside the terminal's signals."""
 
     def __init__(self, deployment: Deployment, arguments: list[str]) -> None:
-        command = ["docker", "compose", "exec", "-T", "admin", "python", "-m", "multisite.console.admin", *arguments]
+        command = ["docker", *deployment.docker.exec_arguments("admin", *ADMIN, *arguments)]
         # A session of its own: Ctrl-C reaches this console, which asks, and not the command.
         self.process = subprocess.Popen(
             command, cwd=deployment.settings.home, env=deployment.docker.env(), stdin=subprocess.DEVNULL,
@@ -153,7 +153,7 @@ class Following:
         """Brings results/<job id> to the host, owned by whoever runs this."""
         results = self.deployment.settings.path("RESULTS_DIR") or self.deployment.settings.home / "results"
         results.mkdir(parents=True, exist_ok=True)
-        command = ["docker", "compose", "exec", "-T", "admin", "tar", "-C", "/results", "-cf", "-", job_id]
+        command = ["docker", *self.deployment.docker.exec_arguments("admin", "tar", "-C", "/results", "-cf", "-", job_id)]
         done = subprocess.run(
             command, cwd=self.deployment.settings.home, env=self.deployment.docker.env(), capture_output=True,
             timeout=COPY_SECONDS, check=False, stdin=subprocess.DEVNULL,
@@ -200,13 +200,13 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
     if client_stream != deployment.streams_from_clients:
         _refuse_while_jobs_run(deployment, client_stream)
     answer = deployment.ensure_up(client_stream)
-    say(deployment.table(answer["registered"]))
-    dataset = deployment.dataset(options.alpha, options.seed)
-    if dataset == "synthetic":
+    say(deployment.table(answer))
+    data = dataset(answer["resources"], options.alpha, options.seed)
+    if data == "synthetic":
         say("\nSYNTHETIC DATA STANDS IN FOR CIFAR-10: set CIFAR10_DIR to a local copy for a real result")
     if not os.environ.get("SITES"):
         options = dataclasses.replace(options, sites=len(answer["registered"]))
-    options = dataclasses.replace(options, dataset=dataset, streamed_to_server=not client_stream, streamed_to_clients=client_stream)
+    options = dataclasses.replace(options, dataset=data, streamed_to_server=not client_stream, streamed_to_clients=client_stream)
     say("")
     return Following(deployment).watch(["submit", *options.as_arguments()])
 

@@ -114,13 +114,14 @@ def start(modules: Sequence[str], main: Callable[[], int]) -> ForkServer | None:
     Returns:
         None where this process has threads already: a fork would copy the locks that they hold.
     """
+    gc.disable()
     for module in modules:
         importlib.import_module(module)
+    gc.freeze()  # the collector would write to every shared page
+    gc.enable()
     if threading.active_count() > 1:
         return None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    gc.collect()
-    gc.freeze()  # the collector would write to every shared page
     if not os.fork():
         ours.close()
         _serve(theirs, main)

@@ -1,4 +1,4 @@
-"""Runs a startup kit as the container's main process: `python -m multisite.federation.node`.
+"""Runs a startup kit as the container's main process: `python -m multisite node`.
 
 NVFlare's own start scripts loop, poll and `kill -9`, and its processes ignore SIGTERM. This module runs the same entry
 points, says when the participant is ready, and ends it cleanly: jobs first, then the connection, in less than ten seconds.
@@ -205,7 +205,7 @@ class Node:
 
 
 def main() -> int:
-    """Entry point of the containers."""
+    """Entry point of a server's and a site's container."""
     READY.unlink(missing_ok=True)
     try:
         kit = read_kit(KIT)
@@ -219,7 +219,3 @@ def main() -> int:
     job_process.keep_freed_memory(job_process.KEPT_FOR_MESSAGES)
     job_process.prepare("server" if kit.role == "server" else "site")
     return Node(kit).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,6 +24,7 @@ OUR_COMPONENTS = (
     "multisite.federation.lifecycle.NodeWatch",
     "multisite.federation.persistor.SafetensorsPersistor",
     "multisite.federation.progress.RoundReporter",
+    "multisite.federation.resources.SiteResources",
     "multisite.tracking.agent.TrackingAgent",
     "multisite.tracking.receiver.WandbReceiver",
     "multisite.tracking.recorder.MetricsRecorder",
@@ -64,6 +65,8 @@ class SitePolicyBuilder(Builder):
         for component in resources["components"]:
             if component["id"] == "process_launcher":
                 component["path"] = f"multisite.federation.job_process.{'Server' if is_server else 'Site'}JobLauncher"
+            elif component["id"] == "resource_manager" and not is_server:
+                component["path"] = "multisite.federation.resources.SiteResources"
         resources["components"] += [
             {"id": "node_watch", "path": "multisite.federation.lifecycle.NodeWatch"},
             {"id": "tracking_agent", "path": "multisite.tracking.agent.TrackingAgent"},

@@ -1,0 +1,102 @@
+"""What can fail is checked before `make up` changes anything: the engine, disk space, the port, GPUs that were asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from typing import Any
+
+from multisite.console import images
+from multisite.console.docker import Docker
+from multisite.console.settings import ConsoleError, Settings
+
+IMAGE_GIB, RUN_GIB = 12, 1
+
+
+def check(settings: Settings, docker: Docker) -> list[str]:
+    """Starts or installs the engine if it has to, and checks the disk and the port.
+
+    Returns:
+        The services that run already.
+
+    Raises:
+        ConsoleError: something is missing; it says what, where, and what to do.
+    """
+    info = ensure_engine(settings, docker)
+    check_disk(info, images.exist(settings, docker))
+    standing = [container.service for container in docker.containers().values() if container.state == "running"]
+    if "server" not in standing:
+        check_port(settings)
+    return standing
+
+
+def ensure_engine(settings: Settings, docker: Docker) -> dict[str, Any]:
+    """An engine that answers, and Compose.
+
+    Returns:
+        `docker info`.
+    """
+    info = docker.info()
+    plugins = (info.get("ClientInfo") or {}).get("Plugins") or []
+    if any(plugin.get("Name") == "compose" for plugin in plugins):
+        return info
+    environment = {**os.environ, "INSTALL_ENGINE": settings.get("INSTALL_ENGINE", "yes")}
+    if subprocess.run(["docker/engine.sh", "ensure"], cwd=settings.home, env=environment, check=False).returncode:
+        raise SystemExit(1)  # it has said why
+    return docker.info()
+
+
+def check_disk(info: dict[str, Any], images_exist: bool) -> None:
+    """
+    Raises:
+        ConsoleError: the engine's disk has no room for the images, or for a job.
+    """
+    root = str(info.get("DockerRootDir", ""))
+    if not os.path.isdir(root):
+        return  # the engine's disk is another machine's
+    needed = RUN_GIB if images_exist else IMAGE_GIB
+    free = shutil.disk_usage(root).free / 2**30
+    if free < needed:
+        raise ConsoleError("disk", f"{free:.1f} GiB free in {root}, {needed} GiB needed", "free space: docker system prune")
+
+
+def check_port(settings: Settings) -> None:
+    """
+    Raises:
+        ConsoleError: the server's port is taken, or its address is not this host's.
+    """
+    address, port = settings.address, settings.port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise ConsoleError(
+                "port",
+                f"{address}:{port} can't be used ({error.strerror})",
+                "end what listens there (ss -ltnp), or set SERVER_PORT or BIND_ADDRESS in .env",
+            ) from None
+
+
+def wants_gpus(settings: Settings, docker: Docker) -> bool:
+    """Whether the sites get the host's GPUs: GPUS=auto takes them where driver and runtime answer.
+
+    Raises:
+        ConsoleError: GPUS=all, and one of them does not.
+    """
+    wish = settings.get("GPUS", "auto")
+    if wish == "none":
+        return False
+    driver = (
+        shutil.which("nvidia-smi") is not None
+        and not subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=30, check=False).returncode
+    )
+    if not driver and wish == "auto":
+        return False
+    runtime = "nvidia" in (docker.info().get("Runtimes") or {})
+    if wish == "all" and not (driver and runtime):
+        missing = "the NVIDIA driver (nvidia-smi)" if not driver else "Docker's NVIDIA runtime"
+        raise ConsoleError("GPUs", f"GPUS=all, but {missing} does not answer", "install the NVIDIA Container Toolkit, or GPUS=none")
+    return driver and runtime
