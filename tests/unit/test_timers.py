@@ -21,6 +21,7 @@ from nvflare.fuel.f3.cellnet import connector_manager
 from nvflare.private.fed import authenticator
 from nvflare.private.fed.app import utils
 from nvflare.private.fed.app.client import client_train
+from nvflare.private.fed.app.deployer import server_deployer
 from nvflare.private.fed.client import client_runner
 from nvflare.private.fed.server import fed_server, server_commands, server_engine
 
@@ -123,6 +124,17 @@ def test_a_result_ends_every_wait_for_it_and_the_next_looks_follow_soon() -> Non
 def test_without_a_result_the_server_looks_as_seldom_as_nvflare_does() -> None:
     bell = timers.ResultBell()
     assert elapsed(lambda: bell.sleep(0.2)) >= 0.18
+
+
+def test_a_server_looks_for_lost_sites_seldom_and_stops_at_once() -> None:
+    timers.rest_cleanup()
+    server = server_deployer.FederatedServer.__new__(server_deployer.FederatedServer)
+    server.shutdown = False
+    fed_server.time.sleep(0.2)
+    assert elapsed(lambda: fed_server.time.sleep(0.2)) > 1.0
+    threading.Timer(0.05, lambda: setattr(server, "shutdown", True)).start()
+    assert elapsed(lambda: fed_server.time.sleep(0.2)) < 1.0
+    assert elapsed(lambda: fed_server.time.sleep(0.1)) < 1.0  # any other length is NVFlare's own
 
 
 def test_a_node_does_not_wait_for_its_listener() -> None:

@@ -30,7 +30,7 @@ from multisite.tracking.spool import ROOT_VARIABLE
 WORKSPACE = Path("/workspace")
 SPOOL = WORKSPACE / "spool"
 READY = Path("/tmp/ready")  # fresh while the participant is ready: the container's health check looks at its age
-WATCH_SECONDS = 5.0
+WATCH_SECONDS = {"client": 5.0, "server": 10.0}  # a server looks by a connection to itself
 START_WATCH_SECONDS = 0.1
 STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
@@ -141,7 +141,7 @@ class Node:
             if self._read_marker() not in (self.marker, ""):
                 logger.warning("%s has a new startup kit: restarting with it", self.kit.name)
                 self.stop()
-            self.stopping.wait(WATCH_SECONDS if announced else START_WATCH_SECONDS)
+            self.stopping.wait(WATCH_SECONDS[self.kit.role] if announced else START_WATCH_SECONDS)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM and SIGINT."""
@@ -189,6 +189,7 @@ class Node:
         if self.kit.role == "server":
             from nvflare.private.fed.app.server import server_train as entry
 
+            timers.rest_cleanup()
             arguments = argparse.Namespace(fed_server="fed_server.json")
         else:
             from nvflare.private.fed.app.client import client_train as entry

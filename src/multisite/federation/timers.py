@@ -22,6 +22,7 @@ HURRY_SECONDS = 5.0
 HURRY_PERIOD = 0.05
 WATCH_PERIOD = 0.1
 RUNNER_PERIOD = 0.05
+CLEANUP_SECONDS = 2.6
 RESULT_SECONDS = 0.5
 RESULT_PERIOD = 0.01
 
@@ -125,6 +126,20 @@ def hurry_listener() -> None:
     `nvflare/fuel/f3/cellnet/connector_manager.py:236` sleeps 0.5 s before the node goes on to the server.
     """
     connector_manager.time = seen_as(time, sleep=lambda seconds: None)
+
+
+def rest_cleanup() -> None:
+    """In the server's parent process: it looks for lost sites every CLEANUP_SECONDS, and is woken when it has to stop.
+
+    `nvflare/private/fed/server/fed_server.py:304` looks every 0.2 s whether it has to, and for lost sites every 5 s. Other sleeps of the
+    module are none of 0.2 s.
+    """
+    from nvflare.private.fed.app.deployer import server_deployer
+    from nvflare.private.fed.server import fed_server
+
+    news = News()
+    server_deployer.FederatedServer = telling(fed_server.FederatedServer, ["shutdown"], news)
+    fed_server.time = seen_as(time, sleep=lambda seconds: (news.sleep(CLEANUP_SECONDS) if seconds == 0.2 else time.sleep(seconds)))
 
 
 def hurry_registration(has_started: Callable[[], bool]) -> None:
