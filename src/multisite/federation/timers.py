@@ -139,7 +139,7 @@ def rest_cleanup() -> None:
 
     news = News()
     server_deployer.FederatedServer = telling(fed_server.FederatedServer, ["shutdown"], news)
-    fed_server.time = seen_as(time, sleep=lambda seconds: (news.sleep(CLEANUP_SECONDS) if seconds == 0.2 else time.sleep(seconds)))
+    fed_server.time = seen_as(time, sleep=lambda seconds: news.sleep(CLEANUP_SECONDS) if seconds == 0.2 else time.sleep(seconds))
 
 
 def hurry_registration(has_started: Callable[[], bool]) -> None:
