@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from typing import cast
 
 import pytest
 from nvflare.fuel.f3 import communicator, drivers
+from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.drivers.driver_manager import DriverManager
-from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver
+from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver, byte_streamer
 from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 
 from multisite.federation import transport
@@ -126,3 +128,13 @@ print("numpy" in sys.modules)
 def test_a_node_reads_and_writes_messages_without_numpy() -> None:
     done = subprocess.run([sys.executable, "-c", NODE], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["0.5", "False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk"), [(10, transport.SMALLEST_CHUNK), (300_000, 300_000), (5_000_000, 1 << 20), (0, 1 << 20)]
+)
+def test_a_message_takes_no_more_than_its_own_size(size: int, chunk: int) -> None:
+    transport.lighten_messages()
+    stream = blob_streamer.BlobStream(bytes(size), {})
+    task = byte_streamer.TxTask(cast(CoreCell, None), 1 << 20, "channel", "topic", "target", {}, stream, False, False, False)
+    assert task.chunk_size == len(task.buffer) == chunk

@@ -26,15 +26,11 @@ from nvflare.app_common.job_launcher.process_launcher import ProcessHandle, Proc
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path, get_credential_env
 
-from multisite.federation import fork_server
+from multisite.federation import fork_server, memory
 from multisite.federation.fork_server import ForkServer
 
 GRACE_SECONDS = 0.1
 NO_GPU = "/opt/no-gpu"  # docker/no-gpu.sh
-# glibc's malloc.h
-M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1
-LARGEST_MMAP_THRESHOLD = 1 << 25
-KEPT_FOR_MESSAGES, KEPT_FOR_TRAINING = 1 << 22, 1 << 29  # bytes that are free at most before some go back to the system
 MODULES = {
     "site": "nvflare.private.fed.app.client.worker_process",
     "server": "nvflare.private.fed.app.server.runner_process",
@@ -106,21 +102,6 @@ class ServerJobLauncher(ServerProcessJobLauncher):
         return _launch(self, job_meta, fl_ctx, "server") or super().launch_job(job_meta, fl_ctx)
 
 
-def keep_freed_memory(most: int) -> None:
-    """Before a thread starts: what a message or a training step frees stays with the process, and its forks, for the next one.
-
-    NVFlare works in threads, and glibc gives a thread's freed memory back at once: a step of the default network had 2,300 page
-    faults, a twentieth of its time, and a round of a small one 10,000 on the server, whose every message begins with an empty MB
-    (`nvflare/fuel/f3/streaming/byte_streamer.py:241`).
-
-    Args:
-        most: bytes that are kept.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # another libc has none
-        for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD), (M_TRIM_THRESHOLD, most)):
-            mallopt(parameter, value)
-
-
 def leave_out_gpu_libraries() -> None:
     """Before torch is imported: on a host without NVIDIA's driver it loads stand-ins for the libraries that only a GPU uses."""
     try:
@@ -145,7 +126,7 @@ def main() -> int:
     from multisite.federation.bell import task_news
 
     role = sys.argv.pop(1)
-    keep_freed_memory(KEPT_FOR_TRAINING if role == "site" else KEPT_FOR_MESSAGES)
+    memory.keep_freed(memory.KEPT_FOR_TRAINING if role == "site" else memory.KEPT_FOR_MESSAGES)
     if role == "site":
         from nvflare.private.fed.app.client import worker_process as process
 
@@ -158,6 +139,7 @@ def main() -> int:
 
         timers.hurry_server_engine()
         timers.hurry_results()
+        memory.give_back_while(lambda: True)
     timers.hurry_parent_watch()
     transport.lighten_messages()
     transport.load_needed_drivers()

@@ -21,7 +21,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import RunProcessKey
 
-from multisite.federation import job_process, logs, policy, timers, transport
+from multisite.federation import job_process, logs, memory, policy, timers, transport
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.provision import STAMP
@@ -190,6 +190,7 @@ class Node:
             from nvflare.private.fed.app.server import server_train as entry
 
             timers.rest_cleanup()
+            memory.give_back_while(lambda: ENGINE.value is not None and bool(ENGINE.value.run_processes))
             arguments = argparse.Namespace(fed_server="fed_server.json")
         else:
             from nvflare.private.fed.app.client import client_train as entry
@@ -217,6 +218,6 @@ def main() -> int:
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
     os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
-    job_process.keep_freed_memory(job_process.KEPT_FOR_MESSAGES)
+    memory.keep_freed(memory.KEPT_FOR_MESSAGES)
     job_process.prepare("server" if kit.role == "server" else "site")
     return Node(kit).run()

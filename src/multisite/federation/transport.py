@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 from nvflare.app_common.decomposers import common_decomposers
 from nvflare.fuel.f3 import communicator, drivers
 from nvflare.fuel.f3.drivers.driver import Driver
 from nvflare.fuel.f3.drivers.driver_manager import DriverManager
-from nvflare.fuel.f3.streaming import byte_receiver
+from nvflare.fuel.f3.streaming import byte_receiver, byte_streamer
+from nvflare.fuel.f3.streaming.stream_types import Stream
 from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 
 # The drivers of the schemes: module in `nvflare/fuel/f3/drivers`, and class. Between hosts TCP goes by asyncio. NVFlare's other driver
@@ -27,6 +29,7 @@ from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 THREADED_TCP, TCP, HTTP = ("tcp_driver", "TcpDriver"), ("aio_tcp_driver", "AioTcpDriver"), ("aio_http_driver", "AioHttpDriver")
 DRIVERS = {"tcp": TCP, "stcp": TCP, "http": HTTP, "https": HTTP}
 LOOPBACK = ("localhost", "127.0.0.1", None)  # NVFlare names no host for the listener of a node's own jobs
+SMALLEST_CHUNK = 1 << 16  # a receiver warns of chunks of which its window has room for more than a thousand
 ARRAYS = "nvflare.app_common.decomposers.numpy_decomposers"
 
 logger = logging.getLogger("multisite.timers")
@@ -87,8 +90,22 @@ class SharedTimer:
             cls._changed.wait(delay)
 
 
+class FittingTxTask(byte_streamer.TxTask):
+    """NVFlare's, of a message that is smaller than a chunk, with a chunk of the message's size."""
+
+    def __init__(
+        self, cell: Any, chunk_size: int, channel: str, topic: str, target: str, headers: Any, stream: Stream, *more: Any
+    ) -> None:
+        if size := stream.get_size():  # 0: nobody knows yet
+            chunk_size = min(chunk_size, max(size, SMALLEST_CHUNK))
+        super().__init__(cell, chunk_size, channel, topic, target, headers, stream, *more)
+
+
 def lighten_messages() -> None:
-    """In every process, before it receives a message.
+    """In every process, before it sends or receives a message.
+
+    A small one takes little memory: `nvflare/fuel/f3/streaming/byte_streamer.py:241` makes a chunk of 1 MB for each, which stays until
+    the garbage collector runs.
 
     What was received is forgotten by one thread: `nvflare/fuel/f3/streaming/byte_receiver.py:569` starts a `threading.Timer` of 60 s
     for every message, and 20 messages a second are 1,200 threads, beyond the limit that keeps a container from taking its host down.
@@ -96,6 +113,7 @@ def lighten_messages() -> None:
     Its bytes are not written out: `nvflare/fuel/f3/cellnet/cell.py:96` formats the whole payload for a line of debug that nobody
     sees, about three characters a byte.
     """
+    byte_streamer.TxTask = FittingTxTask
     byte_receiver.threading = SimpleNamespace(**{**vars(threading), "Timer": SharedTimer})
     ConsumableBufferList.__repr__ = _length  # type: ignore[method-assign]
 
