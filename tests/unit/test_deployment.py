@@ -214,6 +214,8 @@ class StartingDocker(FakeDocker):
             self.happened.append(f"{name} ended" if "--attach" in arguments else f"{name} started")
             if name == self.failing:
                 return Result(1, f"{name}: a broken file\n  next: another file\n", "")
+        elif arguments[0] == "stop":
+            self.happened += [f"{name} stopped" for name in arguments[3:]]
         return Result(0, "", "")
 
 
@@ -230,6 +232,21 @@ def test_the_one_shots_end_before_anybody_connects_and_the_server_starts_before_
 def test_a_container_that_fails_to_start_is_an_error_with_its_own_words(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConsoleError, match=f"^{name}: a broken file\n  next: another file$"):
         Deployment(Settings(tmp_path, {}), StartingDocker(tmp_path, failing=name)).start()
+
+
+def test_nobody_waits_for_the_data_of_a_deployment_that_could_not_be_provisioned(tmp_path: Path) -> None:
+    docker = StartingDocker(tmp_path, failing="provision")
+    with pytest.raises(ConsoleError):
+        Deployment(Settings(tmp_path, {}), docker).start()
+    assert "data stopped" in docker.happened
+    assert not any("started" in what for what in docker.happened)
+
+
+def test_without_docker_a_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConsoleError, match="docker is not installed"):
+        Docker(tmp_path, "x").running("admin")
+    assert Docker(tmp_path, "x").info() == {}
 
 
 PS = "server\thash-1\tid-1\trunning\tUp 2 minutes (healthy)\tmultisite-control:local\ndata\thash-2\tid-2\texited\tExited (1) 3 seconds ago\tx\n"

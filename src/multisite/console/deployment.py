@@ -147,14 +147,19 @@ class Deployment:
         if made.code:
             raise ConsoleError("containers", made.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
         idle = {name: container for name, container in self.docker.containers().items() if container.state != "running"}
+        one_shots = {name: idle.pop(name) for name in ONE_SHOTS if name in idle}
         with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
-            begun = {name: pool.submit(self._start_one, idle.pop(name)) for name in ONE_SHOTS if name in idle}
-            if "provision" in begun:
-                begun["provision"].result()
-            if "server" in idle:  # before who connects to it: a name that isn't there yet costs them seconds
-                self._start_one(idle.pop("server"))
-            if "data" in begun:
-                begun["data"].result()
+            ends = {name: pool.submit(self._start_one, container) for name, container in one_shots.items()}
+            try:
+                if "provision" in ends:
+                    ends["provision"].result()
+                if "server" in idle:  # before who connects to it: a name that isn't there yet costs them seconds
+                    self._start_one(idle.pop("server"))
+                if "data" in ends:
+                    ends["data"].result()
+            except ConsoleError:
+                self.docker.run(["stop", "-t", "1", *(container.id for container in one_shots.values())])
+                raise
             list(pool.map(self._start_one, idle.values()))
 
     def _start_one(self, container: Container) -> None:
@@ -220,7 +225,7 @@ class Deployment:
             shown = ", ".join(f"{shard['examples']} ({_dataset(shard['dataset'])}, {name})" for name, shard in shards.items())
             state = "registered" if site in answer["registered"] else there[site].state
             address = f"network {site}" if site in there else "another host"
-            rows.append((site, state, address, told.get("device", "-"), shown or ("none" if told else "-")))
+            rows.append((site, state, address, told.get("device", "-"), shown or ("none" if told and site in there else "-")))
         if "admin" in there:
             rows.append(("admin", there["admin"].state, "network admin", "-", "-"))
         return report.table(("participant", "state", "address", "device", "examples in its shard"), rows)

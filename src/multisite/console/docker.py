@@ -86,6 +86,8 @@ class Docker:
                 check=False,
                 stdin=subprocess.DEVNULL,
             )
+        except FileNotFoundError:
+            return Result(127, "", "docker is not installed; `make up` installs it")
         except subprocess.TimeoutExpired:
             raise ConsoleError(
                 "docker", f"`{' '.join(command)}` did not end within {seconds:.0f} s", "look at the engine: docker ps"
@@ -109,10 +111,7 @@ class Docker:
 
     def info(self) -> dict[str, Any]:
         """`docker info`; empty if no engine answers."""
-        try:
-            told = self.run(["info", "--format", "{{json .}}"]).out
-        except FileNotFoundError:
-            return {}
+        told = self.run(["info", "--format", "{{json .}}"]).out
         info = dict(json.loads(told)) if told.startswith("{") else {}
         return info if info.get("ServerVersion") else {}
 
