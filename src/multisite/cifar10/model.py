@@ -8,28 +8,35 @@ import torch
 from torch import Tensor, nn
 
 
+class Light(nn.Module):
+    """Three 3x3 convolutions with GroupNorm over patches of 2x2 pixels, 97,354 parameters, 40% of Compact's time.
+
+    A patch's pixels become its channels (space to depth): at full resolution there would be few channels, which leave a CPU's vectors
+    half empty, and the largest activations of all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        pool = nn.MaxPool2d(2)
+        self.layers = nn.Sequential(nn.PixelUnshuffle(2), *_block(12, 32, pool), *_block(32, 64, pool), *_block(64, 128))
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 3, 32, 32] -> logits [N, 10]."""
+        return self.head(self.layers(images).amax((2, 3)))  # type: ignore[no-any-return]
+
+
 class Compact(nn.Module):
     """Four 3x3 convolutions with GroupNorm (no batch statistics to average across sites), about 100,000 parameters.
 
     A block is pooled before it is normalized: a quarter of the work for the normalization, which a CPU does slowly.
     """
 
-    def __init__(
-        self,
-        widths: tuple[int, int, int, int] = (24, 48, 64, 96),
-        pooled: tuple[bool, bool, bool, bool] = (True, True, False, True),
-    ) -> None:
-        """
-        Args:
-            widths: channels of each block.
-            pooled: whether a block halves both sides of its image.
-        """
+    def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for inputs, outputs, pool in zip((3, *widths), widths, pooled, strict=False):
-            layers += _block(inputs, outputs, nn.MaxPool2d(2)) if pool else _block(inputs, outputs)
-        self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], 10)
+        pool = nn.MaxPool2d(2)
+        self.layers = nn.Sequential(*_block(3, 24, pool), *_block(24, 48, pool), *_block(48, 64), *_block(64, 96, pool))
+        self.head = nn.Linear(96, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 3, 32, 32] -> logits [N, 10]."""
@@ -82,12 +89,7 @@ class Upstream(nn.Module):
         return self.classifier(self.features(images))  # type: ignore[no-any-return]
 
 
-def light() -> Compact:
-    """Half of Compact's arithmetic with as many parameters: the channels are where the pixels are few."""
-    return Compact((16, 32, 64, 128), (True, True, True, False))
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"light": light, "compact": Compact, "moderate": Moderate, "upstream": Upstream}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"light": Light, "compact": Compact, "moderate": Moderate, "upstream": Upstream}
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -36,7 +36,7 @@ class JobOptions:
         batch_size: examples a step.
         lr: peak learning rate of SGD.
         alpha: Dirichlet concentration of the partition; None is IID.
-        network: `light`; `compact`, of as many parameters and twice the work; `moderate`, 14 MB; or `upstream`, the network of
+        network: `light`; `compact`, of as many parameters and 2.5 times the work; `moderate`, 14 MB; or `upstream`, the network of
             NVFlare's example.
         sites: sites that take part.
         seed: of the partition, of the initial weights and of the batches.
@@ -48,7 +48,7 @@ class JobOptions:
         receiver: `multisite`, or `nvflare` for NVFlare's own W&B receiver, for comparison.
     """
 
-    rounds: int = 12
+    rounds: int = 16
     local_epochs: int = 1
     batch_size: int = 128
     lr: float = 0.1
