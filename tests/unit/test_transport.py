@@ -5,12 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from nvflare.fuel.f3 import communicator, drivers
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.connection import Connection
+from nvflare.fuel.f3.drivers.connector_info import Mode
 from nvflare.fuel.f3.drivers.driver_manager import DriverManager
+from nvflare.fuel.f3.endpoint import Endpoint
+from nvflare.fuel.f3.message import MessageReceiver
+from nvflare.fuel.f3.sfm.conn_manager import ConnManager
+from nvflare.fuel.f3.sfm.constants import HandshakeKeys, Types
+from nvflare.fuel.f3.sfm.prefix import PREFIX_LEN, Prefix
+from nvflare.fuel.f3.sfm.sfm_conn import SfmConnection
 from nvflare.fuel.f3.streaming import blob_streamer, byte_receiver, byte_streamer
 from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 
@@ -138,3 +147,31 @@ def test_a_message_takes_no_more_than_its_own_size(size: int, chunk: int) -> Non
     stream = blob_streamer.BlobStream(bytes(size), {})
     task = byte_streamer.TxTask(cast(CoreCell, None), 1 << 20, "channel", "topic", "target", {}, stream, False, False, False)
     assert task.chunk_size == len(task.buffer) == chunk
+
+
+class Peer:
+    """A connection from a site."""
+
+    name = "CN1"
+    connector = SimpleNamespace(mode=Mode.PASSIVE, params={})
+
+    def get_conn_properties(self) -> dict[str, str]:
+        return {}
+
+
+@pytest.mark.parametrize(("manager", "received"), [(transport.OrderedConnManager, 1), (ConnManager, 0)])
+def test_a_message_that_overtakes_the_handshake_is_not_lost(manager: type[ConnManager], received: int) -> None:
+    """With NVFlare's own it is: this test says when ours is needed no more."""
+    server = manager(Endpoint("server"))
+    messages: list[object] = []
+    receiver = SimpleNamespace(process_message=lambda *message: messages.append(message))
+    server.receivers[7] = cast(MessageReceiver, receiver)
+    site = SfmConnection(cast(Connection, Peer()), Endpoint("server"))
+    frame = bytearray(PREFIX_LEN)
+    Prefix(PREFIX_LEN, 0, Types.DATA, 0, 0, 7, 0, 0).to_buffer(frame, 0)
+    reading = threading.Thread(target=server.process_frame_task, args=(site, bytes(frame)))
+    reading.start()
+    reading.join(0.05)
+    server.update_endpoint(site, {HandshakeKeys.ENDPOINT_NAME: "site-1"})
+    reading.join(LONG / 2)
+    assert len(messages) == received

@@ -23,6 +23,7 @@ HURRY_PERIOD = 0.05
 WATCH_PERIOD = 0.1
 RUNNER_PERIOD = 0.05
 CLEANUP_SECONDS = 2.6
+CHALLENGE_SECONDS = 10.0
 RESULT_SECONDS = 0.5
 RESULT_PERIOD = 0.01
 
@@ -147,14 +148,20 @@ def hurry_registration(has_started: Callable[[], bool]) -> None:
 
     `nvflare/private/fed/app/client/client_train.py:125` and `:133` look every second for what another thread makes, and
     `nvflare/private/fed/authenticator.py:233` asks the server again after two. A site that has started, or could not in START_SECONDS,
-    waits as long as it did.
+    waits as long as it did. `nvflare/private/fed/client/communicator.py:334` would wait 30 s for an answer that was lost.
 
     Args:
         has_started: whether the site has registered and started.
     """
     from nvflare.private.fed import authenticator
     from nvflare.private.fed.app.client import client_train
+    from nvflare.private.fed.client import communicator
 
+    class Authenticator(authenticator.Authenticator):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, msg_timeout: float, **more: Any) -> None:
+            super().__init__(*arguments, msg_timeout=min(msg_timeout, CHALLENGE_SECONDS), **more)
+
+    communicator.Authenticator = Authenticator
     deadline = time.monotonic() + START_SECONDS
 
     def sleep(seconds: float) -> None:

@@ -18,6 +18,10 @@ from nvflare.app_common.decomposers import common_decomposers
 from nvflare.fuel.f3 import communicator, drivers
 from nvflare.fuel.f3.drivers.driver import Driver
 from nvflare.fuel.f3.drivers.driver_manager import DriverManager
+from nvflare.fuel.f3.sfm.conn_manager import ConnManager
+from nvflare.fuel.f3.sfm.constants import Types
+from nvflare.fuel.f3.sfm.prefix import Prefix
+from nvflare.fuel.f3.sfm.sfm_conn import SfmConnection
 from nvflare.fuel.f3.streaming import byte_receiver, byte_streamer
 from nvflare.fuel.f3.streaming.stream_types import Stream
 from nvflare.fuel.utils.buffer_list import ConsumableBufferList
@@ -29,6 +33,7 @@ from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 THREADED_TCP, TCP, HTTP = ("tcp_driver", "TcpDriver"), ("aio_tcp_driver", "AioTcpDriver"), ("aio_http_driver", "AioHttpDriver")
 DRIVERS = {"tcp": TCP, "stcp": TCP, "http": HTTP, "https": HTTP}
 LOOPBACK = ("localhost", "127.0.0.1", None)  # NVFlare names no host for the listener of a node's own jobs
+HANDSHAKE_SECONDS, HANDSHAKE_PERIOD = 2.0, 0.001
 SMALLEST_CHUNK = 1 << 16  # a receiver warns of chunks of which its window has room for more than a thousand
 ARRAYS = "nvflare.app_common.decomposers.numpy_decomposers"
 
@@ -102,7 +107,7 @@ class FittingTxTask(byte_streamer.TxTask):
 
 
 def lighten_messages() -> None:
-    """In every process, before it sends or receives a message.
+    """In every process, before it sends or receives a message. None is lost, see `OrderedConnManager`.
 
     A small one takes little memory: `nvflare/fuel/f3/streaming/byte_streamer.py:241` makes a chunk of 1 MB for each, which stays until
     the garbage collector runs.
@@ -114,12 +119,30 @@ def lighten_messages() -> None:
     sees, about three characters a byte.
     """
     byte_streamer.TxTask = FittingTxTask
+    communicator.ConnManager = OrderedConnManager
     byte_receiver.threading = SimpleNamespace(**{**vars(threading), "Timer": SharedTimer})
     ConsumableBufferList.__repr__ = _length  # type: ignore[method-assign]
 
 
 def _length(buffers: ConsumableBufferList) -> str:
     return f"<{sum(map(len, buffers))} bytes>"
+
+
+class OrderedConnManager(ConnManager):
+    """NVFlare's, which loses no message that comes right after the handshake.
+
+    `nvflare/fuel/f3/sfm/conn_manager.py:348` answers a HELLO before it knows whose it is, and its frames are read by several threads: the
+    peer's first message may be read before that is known, and is dropped with an error. A site's challenge to the server waited 30 s
+    then, and the site started again.
+    """
+
+    def process_frame_task(self, sfm_conn: SfmConnection, frame: Any) -> None:
+        """Reads a frame; one with a message when it is known who sent it."""
+        deadline = time.monotonic() + HANDSHAKE_SECONDS
+        if sfm_conn.sfm_endpoint is None and Prefix.from_bytes(frame).type == Types.DATA:
+            while sfm_conn.sfm_endpoint is None and time.monotonic() < deadline:
+                time.sleep(HANDSHAKE_PERIOD)
+        super().process_frame_task(sfm_conn, frame)
 
 
 class NeededDrivers(DriverManager):
