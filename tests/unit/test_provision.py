@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import json
 import shutil
 import sys
@@ -13,15 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from multisite.federation import policy, provision
-from multisite.federation.kit import Kit, KitError, read_kit, server_names
+from multisite.federation.kit import KitError, read_kit, server_names
 from multisite.federation.provision import Provisioner, ProvisionError, effective_project
+from tests.unit.certificates import ENDED, expired_certificate
 
 PROJECT = Path(__file__).parents[2] / "project.yml"
 FOLDERS = ("server", "site-1", "site-2", "admin")
@@ -250,50 +245,11 @@ def test_a_failed_run_is_tried_again_by_the_next(place: Place) -> None:
     assert "late.example.org" in server_names(place.kits / "server")
 
 
-# Expiry
-
-
-def expired_certificate(name: str, until: datetime.datetime) -> bytes:
-    """A self-signed certificate that ended at `until`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "org")])
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 7, until - datetime.timedelta(days=9), until)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
-
-
-ENDED = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
-
-
-def test_an_expired_kit_is_an_error_that_names_who_when_and_the_next_step(tmp_path: Path) -> None:
-    (tmp_path / "startup").mkdir()
-    (tmp_path / "startup" / "fed_client.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "startup" / "client.crt").write_bytes(expired_certificate("site-7", ENDED))
-    kit = read_kit(tmp_path)
-    assert (kit.role, kit.name, kit.org, kit.expires) == ("client", "site-7", "org", ENDED)
-    with pytest.raises(KitError) as expired:
-        kit.check_valid()
-    assert "the startup kit of site-7 expired on 2024-02-29" in str(expired.value)
-    assert "next: `make clean WHAT=keys`, then `make up`" in str(expired.value)
-
-
-def test_a_kit_is_valid_until_the_second_it_expires() -> None:
-    kit = Kit(Path("kit"), "client", "site-1", "org", ENDED)
-    kit.check_valid(ENDED - datetime.timedelta(seconds=1))
-    with pytest.raises(KitError, match="expired"):
-        kit.check_valid(ENDED)
-
-
 def test_an_expired_kit_stops_provisioning(place: Place) -> None:
     (latest,) = (place.state / "multisite").glob("prod_*")
     (latest / "site-1" / "startup" / "client.crt").write_bytes(expired_certificate("site-1", ENDED))
     with pytest.raises(KitError, match="site-1 expired on 2024-02-29"):
         place.run(project())
-
-
-def test_a_missing_kit_is_an_error_that_names_the_folder_and_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(KitError, match=f"no startup kit in {tmp_path}") as missing:
-        read_kit(tmp_path)
-    assert "next: `make up` provisions one" in str(missing.value)
 
 
 # The command

@@ -138,8 +138,8 @@ class OrderedConnManager(ConnManager):
 
     def process_frame_task(self, sfm_conn: SfmConnection, frame: Any) -> None:
         """Reads a frame; one with a message when it is known who sent it."""
-        deadline = time.monotonic() + HANDSHAKE_SECONDS
         if sfm_conn.sfm_endpoint is None and Prefix.from_bytes(frame).type == Types.DATA:
+            deadline = time.monotonic() + HANDSHAKE_SECONDS
             while sfm_conn.sfm_endpoint is None and time.monotonic() < deadline:
                 time.sleep(HANDSHAKE_PERIOD)
         super().process_frame_task(sfm_conn, frame)
