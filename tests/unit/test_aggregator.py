@@ -10,6 +10,7 @@ from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel
 
 from multisite.federation.aggregator import ExactMean
+from multisite.federation.results import ResultRefused
 
 
 def model(seed: int, steps: int) -> FLModel:
@@ -47,7 +48,7 @@ def test_arrays_keep_their_type_and_metrics_are_averaged_by_the_same_weights() -
 
 
 def test_a_site_with_another_network_is_an_error_that_names_the_arrays() -> None:
-    with pytest.raises(ValueError, match=r"other arrays: \['extra'\]"):
+    with pytest.raises(ResultRefused, match=r"1 unknown \(extra\)"):
         mean_of([model(0, 1), FLModel(params={**model(1, 1).params, "extra": np.zeros(1)})])
 
 

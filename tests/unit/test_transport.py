@@ -5,12 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
+import msgpack
 import pytest
 from nvflare.fuel.f3 import communicator, drivers
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.comm_config import CommConfigurator
 from nvflare.fuel.f3.connection import Connection
 from nvflare.fuel.f3.drivers.connector_info import Mode
 from nvflare.fuel.f3.drivers.driver_manager import DriverManager
@@ -155,23 +159,100 @@ class Peer:
     name = "CN1"
     connector = SimpleNamespace(mode=Mode.PASSIVE, params={})
 
+    def __init__(self) -> None:
+        self.closed = False
+
     def get_conn_properties(self) -> dict[str, str]:
         return {}
 
+    def send_frame(self, frame: bytes) -> None:
+        """The server's answer to a handshake."""
 
-@pytest.mark.parametrize(("manager", "received"), [(transport.OrderedConnManager, 1), (ConnManager, 0)])
+    def close(self) -> None:
+        self.closed = True
+
+
+def frame_of(kind: int, payload: bytes = b"") -> bytes:
+    frame = bytearray(PREFIX_LEN)
+    Prefix(PREFIX_LEN + len(payload), 0, kind, 0, 0, 7, 0, 0).to_buffer(frame, 0)
+    return bytes(frame) + payload
+
+
+def hello(name: str = "site-1") -> bytes:
+    return frame_of(Types.HELLO, msgpack.packb({HandshakeKeys.ENDPOINT_NAME: name}))
+
+
+class Held(ThreadPoolExecutor):
+    """Runs what it is given when it is told to, in the order that it is told: threads may take any."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.tasks: list[Callable[[], object]] = []
+
+    def submit(self, task: Callable[..., Any], /, *arguments: Any, **more: Any) -> Any:
+        self.tasks.append(lambda: task(*arguments, **more))
+
+    def release(self, last_first: bool = False) -> None:
+        tasks, self.tasks = self.tasks[:: -1 if last_first else 1], []
+        for task in tasks:
+            task()
+
+
+class Server:
+    """NVFlare's connection manager, or ours, whose frame threads wait for the test."""
+
+    def __init__(self, manager: type[ConnManager]) -> None:
+        self.manager = manager(Endpoint("server"))
+        self.threads = self.manager.frame_mgr_executor = Held()
+        self.messages: list[object] = []
+        self.manager.receivers[7] = cast(MessageReceiver, SimpleNamespace(process_message=lambda *one: self.messages.append(one)))
+        self.peer = Peer()
+        self.connection = SfmConnection(cast(Connection, self.peer), Endpoint("server"))
+
+    def take(self, *frames: bytes) -> None:
+        for frame in frames:
+            self.manager.process_frame(self.connection, frame)
+
+
+@pytest.mark.parametrize(("manager", "received"), [(transport.OrderedConnManager, 2), (ConnManager, 0)])
 def test_a_message_that_overtakes_the_handshake_is_not_lost(manager: type[ConnManager], received: int) -> None:
     """With NVFlare's own it is: this test says when ours is needed no more."""
-    server = manager(Endpoint("server"))
-    messages: list[object] = []
-    receiver = SimpleNamespace(process_message=lambda *message: messages.append(message))
-    server.receivers[7] = cast(MessageReceiver, receiver)
-    site = SfmConnection(cast(Connection, Peer()), Endpoint("server"))
-    frame = bytearray(PREFIX_LEN)
-    Prefix(PREFIX_LEN, 0, Types.DATA, 0, 0, 7, 0, 0).to_buffer(frame, 0)
-    reading = threading.Thread(target=server.process_frame_task, args=(site, bytes(frame)))
-    reading.start()
-    reading.join(0.05)
-    server.update_endpoint(site, {HandshakeKeys.ENDPOINT_NAME: "site-1"})
-    reading.join(LONG / 2)
-    assert len(messages) == received
+    server = Server(manager)
+    server.take(hello(), frame_of(Types.DATA), frame_of(Types.DATA))
+    server.threads.release(last_first=True)
+    server.threads.release()
+    assert len(server.messages) == received
+    assert not server.peer.closed
+
+
+def test_a_peer_that_sends_messages_before_its_handshake_is_cut_off_and_occupies_no_thread() -> None:
+    server = Server(transport.OrderedConnManager)
+    server.take(*[frame_of(Types.DATA)] * 5000)
+    assert server.peer.closed
+    assert server.threads.tasks == []
+    assert server.messages == []
+
+
+def test_what_a_peer_sends_while_its_handshake_is_read_is_bounded_and_goes_with_its_connection() -> None:
+    server = Server(transport.OrderedConnManager)
+    server.take(hello(), *[frame_of(Types.DATA)] * 5000, frame_of(Types.DATA, bytes(transport.MOST_EARLY_BYTES)))
+    (kept,) = server.manager.early_frames.values()  # type: ignore[attr-defined]
+    assert len(kept) == transport.MOST_EARLY_FRAMES
+    assert len(server.threads.tasks) == 1
+    server.manager.close_connection(server.peer)  # type: ignore[arg-type]
+    assert server.manager.early_frames == {}  # type: ignore[attr-defined]
+
+
+def test_a_handshake_that_is_refused_ends_the_connection() -> None:
+    server = Server(transport.OrderedConnManager)
+    server.take(hello("server"), frame_of(Types.DATA))
+    server.threads.release()
+    assert server.peer.closed
+    assert server.messages == []
+
+
+@pytest.mark.parametrize("size", [transport.SMALLEST_CHUNK, 300_000, 1 << 20])
+def test_no_chunk_is_so_small_that_a_receiver_warns_of_it(size: int) -> None:
+    """A warning a message was nine tenths of a container's log."""
+    window = CommConfigurator().get_streaming_window_size(byte_streamer.STREAM_WINDOW_SIZE)
+    assert -(-window // size) + 1 <= byte_receiver.MAX_PEER_DERIVED_OUT_SEQ_CHUNKS

@@ -1,4 +1,4 @@
-"""FedAvg whose final global model is evaluated too.
+"""FedAvg that no single site can spoil or hang, and whose final global model is evaluated too.
 
 A site evaluates the global model that it receives, before it trains: so the model that the last round makes would never be
 measured. One more task, `validate`, sends it to every site.
@@ -6,37 +6,129 @@ measured. One more task, `validate`, sends it to every site.
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
-from nvflare.apis.controller_spec import Task
+from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.abstract.model import make_model_learnable
-from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
+from nvflare.fuel.f3.cellnet.defs import CellChannel
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.private.defs import ServerCommandNames
 
-from multisite.federation import bell
+from multisite.cifar10.manifest import DTYPE, SHAPES
+from multisite.federation import bell, job_messages
 from multisite.federation.aggregator import ExactMean
+from multisite.federation.progress import COMPLETE_EVENT, PROBLEM_EVENT
+from multisite.federation.results import ResultRefused, check_metrics
+from multisite.federation.text import plain
 from multisite.federation.timers import result_bell
+from multisite.federation.watch import SiteWatch
 
-FINAL_EVALUATION_SECONDS = 600
+WATCH_SECONDS = 1.0
+MOST_STEPS = 10_000_000
+
+
+class JobStopped(Exception):
+    """The job can't go on; why has been said."""
 
 
 class EvaluatedFedAvg(FedAvg):
     """NVFlare's FedAvg (https://arxiv.org/abs/1602.05629), then one evaluation of the final global model on every site.
 
     The initial global model may be empty: the sites then start from their own (equally seeded) weights.
+
+    A result that is not what it may be, a site that is lost, and a site that fails end the job, with the site's name and the reason
+    (`PROBLEM_EVENT`, NVFlare's panic). NVFlare itself logs an exception of the aggregator and goes on with the others' results.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._allow_empty_global_weights = True
-        self.aggregator: ModelAggregator = getattr(self, "aggregator", None) or ExactMean()
+    def __init__(
+        self, num_clients: int, num_rounds: int, network: str = "", most_steps: int = MOST_STEPS, persistor_id: str = "persistor"
+    ) -> None:
+        """
+        Args:
+            num_clients: sites that take part.
+            num_rounds: rounds.
+            network: one of `cifar10/manifest.py`, whose arrays a site's result must have; empty: those of the first result.
+            most_steps: the largest weight (local steps of a round) that a site's result may have.
+            persistor_id: the persistor component's id.
+
+        Raises:
+            ValueError: an argument is none of these.
+        """
+        if network and network not in SHAPES:
+            raise ValueError(f"network must be one of {', '.join(SHAPES)}, not {network!r}")
+        if isinstance(most_steps, bool) or not isinstance(most_steps, int) or not 0 < most_steps <= MOST_STEPS:
+            raise ValueError(f"most_steps must be a whole number from 1 to {MOST_STEPS}, not {most_steps!r}")
+        self.network, self.most_steps = network, most_steps
+        expected = {name: (shape, DTYPE) for name, shape in SHAPES[network].items()} if network else None
+        super().__init__(
+            num_clients=num_clients,
+            num_rounds=num_rounds,
+            persistor_id=persistor_id,
+            aggregator=ExactMean(expected, most_steps),
+            allow_empty_global_weights=True,
+        )
         self._final: FLModel | None = None
+        self._watch = SiteWatch()
+        self._running = threading.Event()
+        self._problems: dict[str, str] = {}  # of sites; with the first one the job ends
+        self._final_round = -1
+
+    # What the sites send besides results
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """NVFlare's controller seam: before the first round."""
+        super().start_controller(fl_ctx)
+        if (cell := self.engine.get_cell()) is None:
+            return
+        # A result that names arrays to be fetched from its site, of any size, is not fetched: it is refused as no arrays.
+        cell.decode_pass_through_topics.add((CellChannel.SERVER_COMMAND, ServerCommandNames.SUBMIT_UPDATE))
+        job_messages.receive(cell, job_messages.STATE, self._take_state)
+        job_messages.receive(cell, job_messages.PROBLEM, self._take_problem)
+        self._running.set()
+        threading.Thread(target=self._look_for_problems, daemon=True, name="site-watch").start()
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """NVFlare's controller seam: after the last round."""
+        self._running.clear()
+        super().stop_controller(fl_ctx)
+
+    def _take_state(self, site: str, report: dict[str, Any]) -> None:
+        self._watch.reported(site, str(report["state"]), str(report["task"]), int(report["round"]))
+        if (error := plain(report["error"])) and error != self._problems.get(site):
+            self._stop({site: error})
+
+    def _take_problem(self, sender: str, content: dict[str, Any]) -> None:
+        if sender == FQCN.ROOT_SERVER:
+            self._watch.ended(str(content["site"]), plain(content["reason"]))
+
+    def _look_for_problems(self) -> None:
+        while self._running.is_set() and not self._problems:
+            if problems := self._watch.problems():
+                self._stop(problems)
+            time.sleep(WATCH_SECONDS)
+
+    def _stop(self, problems: dict[str, str]) -> None:
+        """Says what is wrong, and ends the job. What a site says of itself replaces what was guessed; others only follow from the first."""
+        first = not self._problems
+        if not first and not problems.keys() <= self._problems.keys():
+            return
+        self._problems.update(problems)
+        with self.engine.new_context() as fl_ctx:
+            self.fire_event_with_data(PROBLEM_EVENT, fl_ctx, FLContextKey.EVENT_DATA, problems)
+            if first:
+                self.system_panic("; ".join(f"{site}: {reason}" for site, reason in problems.items()), fl_ctx)
+
+    # Tasks
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """NVFlare's event seam: the server's own waits end when a result is there, and a site that waits when the run ends is told."""
@@ -47,33 +139,77 @@ class EvaluatedFedAvg(FedAvg):
             bell.ring(fl_ctx.get_engine(), fl_ctx)
 
     def broadcast(self, task: Task, fl_ctx: FLContext, *args: Any, **kwargs: Any) -> None:
-        """NVFlare's own, and a ring: the task is there."""
+        """NVFlare's own, with a look at whatever comes back, and a ring: the task is there."""
+        process = task.result_received_cb
+
+        def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
+            site, result = client_task.client.name, client_task.result
+            self._watch.answered(site)
+            claimed = fl_ctx.get_peer_context().get_identity_name()  # what the site's process says; the other is NVFlare's
+            if claimed != site:
+                self._stop({site: f"its result is refused: it claims to be from {plain(claimed, 60)}"})
+            if (code := result.get_return_code()) not in (None, ReturnCode.OK):
+                self._stop({site: f"its executor failed ({plain(code, 60)})"})
+            process(client_task, fl_ctx)
+            if not self._problems and fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is not True:
+                self._stop({site: "its result is refused: it can't be read"})
+
+        task.result_received_cb = received
         super().broadcast(task, fl_ctx, *args, **kwargs)
         bell.ring(self.engine, fl_ctx)
 
-    def broadcast_and_wait(
-        self,
-        task: Task,
-        fl_ctx: FLContext,
-        targets: list[Any] | None = None,
-        min_responses: int = 1,
-        wait_time_after_min_received: int = 0,
-        abort_signal: Signal | None = None,
-    ) -> None:
-        """NVFlare's own in two steps, to ring between them."""
-        self.broadcast(task, fl_ctx, targets, min_responses, wait_time_after_min_received)
-        self.communicator.wait_for_task(task, abort_signal)
+    def send_model(self, *, targets: list[str], data: FLModel, callback: Callable[[FLModel], Any], **kwargs: Any) -> None:
+        """NVFlare's own; a result that `callback` refuses ends the job."""
+        round_ = int(data.current_round or 0)
+
+        def check(result: FLModel) -> bool:
+            try:
+                if self._problems:
+                    raise ResultRefused("the job has ended")
+                check_metrics(result.metrics)
+                if callback(result) is False:
+                    raise ResultRefused("it has no arrays")
+            except ResultRefused as refused:
+                self._stop({result.meta["client_name"]: f"its result of round {round_ + 1} is refused: {refused}"})
+                return False
+            return True
+
+        self._watch.sent(str(kwargs["task_name"]), round_, targets)
+        super().send_model(targets=targets, data=data, callback=check, **kwargs)
+
+    def event(self, event_type: str) -> None:
+        """NVFlare's own; before the aggregation every result has to be there.
+
+        Raises:
+            JobStopped: one is not, or was refused.
+        """
+        if event_type == AppEventType.BEFORE_AGGREGATION:
+            self._require_every_result()
+        super().event(event_type)
+
+    def _require_every_result(self) -> None:
+        if not self._problems and (missing := self._watch.owing()):
+            problems = self._watch.problems()
+            self._stop({site: problems.get(site, "it gave no result: lost, or failed") for site in missing})
+        if self._problems:
+            raise JobStopped("a site's result is missing or refused")
+
+    # The run
 
     def save_model(self, model: FLModel) -> None:
         """Saves the model of a finished round, and remembers it as the final one so far."""
         super().save_model(model)
-        self._final = model
+        self._final, self._final_round = model, self.current_round
 
     def run(self) -> None:
-        """Runs the rounds, then the final evaluation."""
+        """Runs the rounds, then the final evaluation.
+
+        Raises:
+            JobStopped: it did not come to its end.
+        """
         super().run()
-        if self._final is None or self.abort_signal.triggered:
-            return
+        if self._final is None or self._final_round != self.start_round + self.num_rounds - 1:
+            raise JobStopped(f"it ended before the end of round {self.num_rounds}")
         final = FLModel(
             params=self._final.params,
             params_type=self._final.params_type,
@@ -81,18 +217,30 @@ class EvaluatedFedAvg(FedAvg):
             total_rounds=self.num_rounds,
         )
         self.fl_ctx.set_prop(AppConstants.CURRENT_ROUND, final.current_round, private=True, sticky=False)
-        results = self.send_model_and_wait(
+        self._keep_if_best(final, self._evaluate(final))
+        self.event(COMPLETE_EVENT)
+
+    def _evaluate(self, final: FLModel) -> list[float]:
+        """The final global model's accuracy on every site.
+
+        Raises:
+            JobStopped: a site's is missing.
+        """
+        accuracies: list[float] = []
+        self.send_model(
             task_name=AppConstants.TASK_VALIDATION,
             targets=self.sample_clients(self.num_clients),
             data=final,
-            timeout=FINAL_EVALUATION_SECONDS,
+            callback=lambda result: accuracies.append((result.metrics or {}).get("accuracy", 0.0)),
         )
-        self._keep_if_best(final, results)
+        while self.get_num_standing_tasks() and not self.abort_signal.triggered:
+            result_bell.sleep(WATCH_SECONDS)
+        self._require_every_result()
+        return accuracies
 
-    def _keep_if_best(self, final: FLModel, results: list[FLModel]) -> None:
+    def _keep_if_best(self, final: FLModel, accuracies: list[float]) -> None:
         selector = self.engine.get_component("model_selector")
-        accuracies = [result.metrics["accuracy"] for result in results if result.metrics]
-        if not accuracies or sum(accuracies) / len(accuracies) <= selector.best_val_metric:
+        if selector is None or sum(accuracies) / len(accuracies) <= selector.best_val_metric:
             return
         self.fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, make_model_learnable(final.params, final.meta), private=True, sticky=True)
         self.event(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE)

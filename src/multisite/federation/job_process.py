@@ -22,11 +22,12 @@ from nvflare.apis.fl_constant import FLContextKey, JobConstants
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobHandleSpec
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
-from nvflare.app_common.job_launcher.process_launcher import ProcessHandle, ProcessJobLauncher
+from nvflare.app_common.job_launcher.process_launcher import ProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.utils.job_launcher_utils import add_custom_dir_to_path, get_credential_env
 
-from multisite.federation import fork_server, memory
+from multisite.federation import endings, fork_server, memory
 from multisite.federation.fork_server import ForkServer
 
 GRACE_SECONDS = 0.1
@@ -56,7 +57,7 @@ def prepare(role: str) -> None:
     _fork_server = fork_server.start((MODULES[role], *COMPONENTS[role]), run)
 
 
-def _launch(launcher: ProcessJobLauncher, job_meta: dict[str, Any], fl_ctx: FLContext, role: str) -> JobHandleSpec | None:
+def _launch(launcher: ProcessJobLauncher, job_meta: dict[str, Any], fl_ctx: FLContext, role: str) -> endings.WatchedHandle | None:
     """As `nvflare/app_common/job_launcher/process_launcher.py:64`, by the fork server; None where there is none."""
     if _fork_server is None or not _fork_server.alive:
         return None
@@ -70,7 +71,7 @@ def _launch(launcher: ProcessJobLauncher, job_meta: dict[str, Any], fl_ctx: FLCo
     except OSError as error:
         logger.warning("%s: starting the job's process without it", error)
         return None
-    return ProcessHandle(process_adapter=process)  # type: ignore[arg-type]
+    return endings.WatchedHandle(process_adapter=process)  # type: ignore[arg-type]
 
 
 def _ours(command: str, role: str) -> str:
@@ -87,7 +88,12 @@ class SiteJobLauncher(ClientProcessJobLauncher):
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
         """NVFlare's launcher seam."""
-        return _launch(self, job_meta, fl_ctx, "site") or super().launch_job(job_meta, fl_ctx)
+        handle = _launch(self, job_meta, fl_ctx, "site")
+        if handle is None:
+            handle = endings.WatchedHandle(process_adapter=super().launch_job(job_meta, fl_ctx).adapter)
+        engine = fl_ctx.get_engine()
+        endings.watch(handle, job_meta[JobConstants.JOB_ID], lambda ending: endings.tell_server(engine, ending))
+        return handle
 
 
 class ServerJobLauncher(ServerProcessJobLauncher):
@@ -99,7 +105,12 @@ class ServerJobLauncher(ServerProcessJobLauncher):
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
         """NVFlare's launcher seam."""
-        return _launch(self, job_meta, fl_ctx, "server") or super().launch_job(job_meta, fl_ctx)
+        handle = _launch(self, job_meta, fl_ctx, "server")
+        if handle is None:
+            handle = endings.WatchedHandle(process_adapter=super().launch_job(job_meta, fl_ctx).adapter)
+        engine = fl_ctx.get_engine()
+        endings.watch(handle, job_meta[JobConstants.JOB_ID], lambda ending: endings.note(engine, FQCN.ROOT_SERVER, ending))
+        return handle
 
 
 def leave_out_gpu_libraries() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import RunProcessKey
 
-from multisite.federation import job_process, logs, memory, policy, timers, transport
+from multisite.federation import endings, job_process, logs, memory, policy, timers, transport
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.provision import STAMP
@@ -152,6 +152,7 @@ class Node:
         if self.stopping.is_set():
             return
         self.stopping.set()
+        endings.stopping.set()
         READY.unlink(missing_ok=True)
         logger.info("%s is stopping", self.kit.name)
         threading.Thread(target=self._end_by_force, daemon=True, name="stop-deadline").start()

@@ -45,6 +45,7 @@ class JobOptions:
         streamed_to_clients: each site sends its own metrics to W&B.
         wait_seconds: how long the job's end waits until W&B has every metric; the rest is delivered later.
         log_model: keep the final global model as a W&B artifact too.
+        max_examples: the most examples that a site may say it has: what bounds the weight of its result.
         receiver: `multisite`, or `nvflare` for NVFlare's own W&B receiver, for comparison.
     """
 
@@ -61,6 +62,7 @@ class JobOptions:
     streamed_to_clients: bool = False
     wait_seconds: float = 30.0
     log_model: bool = False
+    max_examples: int = 50_000
     receiver: str = "multisite"
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ class JobOptions:
         _whole("batch_size", self.batch_size, 1, 10_000)
         _whole("sites", self.sites, 1, MAX_SITES)
         _whole("seed", self.seed, 0, 2**31 - 1)
+        _whole("max_examples", self.max_examples, 1, 10_000_000)
         _positive("lr", self.lr)
         if self.streamed_to_server and self.streamed_to_clients:
             raise OptionError(
@@ -126,11 +129,12 @@ HELP = {
     "streamed_to_clients": "each site sends its own metrics to W&B",
     "wait_seconds": "how long the job's end waits until W&B has every metric",
     "log_model": "keep the final global model as a W&B artifact too",
+    "max_examples": "the most examples that a site may say it has, which bounds its weight",
     "receiver": "multisite, or nvflare for NVFlare's own, for comparison (its key: WANDB_API_KEY)",
 }
 ALIASES = {"rounds": ["--num_rounds"], "sites": ["--n_clients"]}  # the upstream example's names
 NUMBERS = {
-    **dict.fromkeys(("rounds", "local_epochs", "batch_size", "sites", "seed"), int),
+    **dict.fromkeys(("rounds", "local_epochs", "batch_size", "sites", "seed", "max_examples"), int),
     **dict.fromkeys(("lr", "alpha", "wait_seconds"), float),
 }
 

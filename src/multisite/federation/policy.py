@@ -15,17 +15,12 @@ from nvflare.lighter.entity import Participant, Project
 from nvflare.lighter.spec import Builder
 
 OUR_COMPONENTS = (
-    "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
     "multisite.federation.aggregator.ExactMean",
     "multisite.federation.bell.TaskBell",
     "multisite.federation.controller.EvaluatedFedAvg",
-    "multisite.federation.job_process.ServerJobLauncher",
-    "multisite.federation.job_process.SiteJobLauncher",
-    "multisite.federation.lifecycle.NodeWatch",
+    "multisite.federation.executor.TrainingExecutor",
     "multisite.federation.persistor.SafetensorsPersistor",
     "multisite.federation.progress.RoundReporter",
-    "multisite.federation.resources.SiteResources",
-    "multisite.tracking.agent.TrackingAgent",
     "multisite.tracking.receiver.WandbReceiver",
     "multisite.tracking.recorder.MetricsRecorder",
 )
@@ -69,8 +64,11 @@ class SitePolicyBuilder(Builder):
                 component["path"] = "multisite.federation.resources.SiteResources"
         resources["components"] += [
             {"id": "node_watch", "path": "multisite.federation.lifecycle.NodeWatch"},
+            {"id": "process_endings", "path": "multisite.federation.endings.ProcessEndings"},
             {"id": "tracking_agent", "path": "multisite.tracking.agent.TrackingAgent"},
         ]
+        if not is_server:
+            resources["components"].append({"id": "job_state", "path": "multisite.federation.job_state.JobState"})
         _save(local / RESOURCES, _server_resources(resources) if is_server else resources)
         authorization = _read(local / f"{AUTHORIZATION}.default")
         authorization["permissions"]["project_admin"] = PROJECT_ADMIN_RIGHTS

@@ -10,10 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nvflare.apis.analytix import AnalyticsData
-from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, ReservedKey
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
@@ -21,15 +19,20 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.widgets.info_collector import InfoCollector
 from nvflare.widgets.widget import Widget
 
+from multisite.federation.text import cell, number, plain
+
 STATS_GROUP = "multisite"
-SITE_ERROR = "multisite/error"
-SITE_ERROR_EVENT = "fed.analytix_log_stats"
+SITE_ERROR = "multisite/error"  # tag of a text that a site's training script logs before it fails, see `job_state.py`
+PROBLEM_EVENT = "multisite_problem"  # data: site -> reason; the job ends
+COMPLETE_EVENT = "multisite_complete"  # every round and the final evaluation are done
 RESULTS = "rounds.json"
 TABLE = "rounds.csv"
 COLUMNS = (
     "round", "site", "accuracy", "loss", "evaluate_seconds",
     "train_loss", "train_accuracy", "train_seconds", "trained_at", "examples", "dataset",
 )  # fmt: skip
+TEXTS = ("dataset",)
+LONGEST_NAME = 60
 
 
 class RoundReporter(Widget):
@@ -52,6 +55,7 @@ class RoundReporter(Widget):
         self._rounds = rounds
         self._rows: list[dict[str, Any]] = []
         self._errors: dict[str, str] = {}
+        self._complete = False
         self._lock = threading.Lock()
         self._started = time.time()
         self._round = 0
@@ -67,14 +71,21 @@ class RoundReporter(Widget):
             self.logger.info(f"round {self._round + 1}/{self._rounds} started")
         elif event_type == AppEventType.AFTER_CONTRIBUTION_ACCEPT:
             self._accept(fl_ctx)
-        elif event_type == SITE_ERROR_EVENT:
-            self._accept_error(fl_ctx)
+        elif event_type == PROBLEM_EVENT:
+            self._accept_problems(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
+        elif event_type == COMPLETE_EVENT:
+            self._complete = True
+            self._save()
         elif event_type == InfoCollector.EVENT_TYPE_GET_STATS:
             collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
             collector.set_info(STATS_GROUP, self.snapshot())
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything reported so far: started (seconds since the epoch), round (1-based), rounds, rows, errors by site."""
+        """Everything reported so far.
+
+        Returns:
+            started (seconds since the epoch), round (1-based), rounds, rows, errors (by site), complete (every round is done).
+        """
         with self._lock:
             return {
                 "started": self._started,
@@ -82,30 +93,29 @@ class RoundReporter(Widget):
                 "rounds": self._rounds,
                 "rows": list(self._rows),
                 "errors": dict(self._errors),
+                "complete": self._complete,
             }
 
     def _accept(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
-        site = fl_ctx.get_peer_context().get_identity_name()
-        if result is None or result.get_return_code() != "OK":
+        if result is None or fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is not True:
             return
         model = FLModelUtils.from_shareable(result)
-        told = {**(model.metrics or {}), "dataset": "", **(model.meta or {})}
-        row = {"round": int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0)), "site": site}
-        row |= {name: told[name] for name in COLUMNS if name in told}
+        reported = {**(model.meta or {}), **(model.metrics or {})}
+        row: dict[str, Any] = {name: number(reported[name]) for name in COLUMNS if name in reported and name not in TEXTS}
+        row |= {name: plain(reported.get(name, ""), LONGEST_NAME) for name in TEXTS}
+        row["round"] = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0))
+        row["site"] = fl_ctx.get_peer_context().get_identity_name()  # the controller refuses a name that is not the sender's
         with self._lock:
-            self._rows.append(row)
+            self._rows.append({name: row[name] for name in COLUMNS if name in row})
         self.logger.info(_describe(row, self._rounds))
         self._save()
 
-    def _accept_error(self, fl_ctx: FLContext) -> None:
-        data = AnalyticsData.from_dxo(from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
-        if data is None or data.tag != SITE_ERROR:
-            return
-        site = fl_ctx.get_prop(FLContextKey.EVENT_DATA).get_peer_prop(ReservedKey.IDENTITY_NAME, None) or "a site"
+    def _accept_problems(self, problems: dict[str, str]) -> None:
         with self._lock:
-            self._errors[site] = str(data.value)
-        self.logger.error(f"{site} failed: {data.value}")
+            self._errors |= {plain(site, LONGEST_NAME): plain(reason) for site, reason in problems.items()}
+        for site, reason in problems.items():
+            self.logger.error(f"{plain(site, LONGEST_NAME)} failed: {plain(reason)}")
         self._save()
 
     def _save(self) -> None:
@@ -113,20 +123,26 @@ class RoundReporter(Widget):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         snapshot = self.snapshot()
-        _replace(self._folder / RESULTS, json.dumps(snapshot, indent=1))
+        _replace(self._folder / RESULTS, json.dumps(snapshot, indent=1, allow_nan=False))
         with open(self._folder / f".{TABLE}", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(snapshot["rows"])
+            writer.writerows({name: cell(value) for name, value in row.items()} for row in snapshot["rows"])
         os.replace(self._folder / f".{TABLE}", self._folder / TABLE)
 
 
 def _describe(row: dict[str, Any], rounds: int) -> str:
-    accuracy = f"global model after round {row['round']}: accuracy {row.get('accuracy', float('nan')):.4f}"
+    accuracy = f"global model after round {row['round']}: accuracy {_shown(row, 'accuracy', '.4f')}"
     if "train_loss" not in row:
         return f"{row['site']}: {accuracy} (final)"
-    trained = f"trained on {row['examples']:.0f} examples in {row['train_seconds']:.1f} s, loss {row['train_loss']:.3f}"
+    examples, seconds = _shown(row, "examples", ".0f"), _shown(row, "train_seconds", ".1f")
+    trained = f"trained on {examples} examples in {seconds} s, loss {_shown(row, 'train_loss', '.3f')}"
     return f"{row['site']}: round {row['round'] + 1}/{rounds}: {trained}; {accuracy}"
+
+
+def _shown(row: dict[str, Any], name: str, form: str) -> str:
+    value = row.get(name)
+    return "-" if value is None else format(value, form)
 
 
 def _replace(path: Path, text: str) -> None:

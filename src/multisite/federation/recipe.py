@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.fl_component import FLComponent
-from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
 from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.client.config import ExchangeFormat
 from nvflare.fuel.utils.constants import FrameworkType
@@ -15,6 +12,7 @@ from nvflare.recipe.fedavg import FedAvgRecipe
 from multisite.cifar10.partition import Partition
 from multisite.federation.bell import TaskBell
 from multisite.federation.controller import EvaluatedFedAvg
+from multisite.federation.executor import CLIENT_SCRIPT, TrainingExecutor
 from multisite.federation.options import JobOptions
 from multisite.federation.persistor import GLOBAL_MODEL, SafetensorsPersistor
 from multisite.federation.progress import RoundReporter
@@ -24,7 +22,6 @@ from multisite.tracking.recorder import MetricsRecorder
 NAME = "cifar10_fedavg"
 PROJECT = "multisite-cifar10"
 AXES = {"test/*": "round", "train_round/*": "round"}
-CLIENT_SCRIPT = Path(__file__).with_name("client.py")
 FETCH_PERIOD = 0.2  # between a site's questions for a task, when no bell rings; not 0.5, see timers.hurry_site_runner
 
 # Weights travel within their message. NVFlare would have them fetched in pieces, 2 MB a request, for models that do not fit one: three
@@ -51,7 +48,6 @@ class Cifar10Recipe(FedAvgRecipe):
             min_clients=options.sites,
             num_rounds=options.rounds,
             train_script=str(CLIENT_SCRIPT),
-            train_args=" ".join(_client_arguments(options)),
             framework=FrameworkType.NUMPY,
             server_expected_format=ExchangeFormat.NUMPY,
             key_metric="accuracy",
@@ -69,13 +65,16 @@ class Cifar10Recipe(FedAvgRecipe):
         self._job.to_server(receiver, id="wandb_receiver")
 
     def _prepare_client_apps(self) -> None:
-        """The client's part: the script by its place in the image, not shipped with the job."""
-        executor = ClientAPIExecutor(
-            execution_mode="in_process",
-            task_script_path=str(CLIENT_SCRIPT),
-            task_script_args=self.train_args,
-            params_exchange_format=ExchangeFormat.NUMPY,
-            server_expected_format=ExchangeFormat.NUMPY,
+        """The client's part: the executor knows the script by its place in the image."""
+        options = self.options
+        executor = TrainingExecutor(
+            partition=Partition(sites=options.sites, alpha=options.alpha, seed=options.seed).name,
+            network=options.network,
+            rounds=options.rounds,
+            local_epochs=options.local_epochs,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            seed=options.seed,
         )
         self._job.to_clients(executor, tasks=["*"])
         self._job.to_clients(TaskBell(), id="task_bell")
@@ -90,6 +89,8 @@ class Cifar10Recipe(FedAvgRecipe):
         return EvaluatedFedAvg(
             num_clients=self.min_clients,
             num_rounds=self.num_rounds,
+            network=self.options.network,
+            most_steps=self.options.local_epochs * -(-self.options.max_examples // self.options.batch_size),
             persistor_id=persistor_id,
         )
 
@@ -99,19 +100,6 @@ def _stock_receiver(options: JobOptions, events: list[str] | None = None) -> FLC
     from nvflare.app_opt.tracking.wandb.wandb_receiver import WandBReceiver  # imports wandb, which the admin can do without
 
     return WandBReceiver(wandb_args=_wandb_args(options), mode="online", events=events)
-
-
-def _client_arguments(options: JobOptions) -> list[str]:
-    partition = Partition(sites=options.sites, alpha=options.alpha, seed=options.seed)
-    return [
-        f"--partition {partition.name}",
-        f"--network {options.network}",
-        f"--rounds {options.rounds}",
-        f"--local_epochs {options.local_epochs}",
-        f"--batch_size {options.batch_size}",
-        f"--lr {options.lr}",
-        f"--seed {options.seed}",
-    ]
 
 
 def _wandb_args(options: JobOptions) -> dict[str, object]:

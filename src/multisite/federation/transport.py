@@ -33,11 +33,11 @@ from nvflare.fuel.utils.buffer_list import ConsumableBufferList
 THREADED_TCP, TCP, HTTP = ("tcp_driver", "TcpDriver"), ("aio_tcp_driver", "AioTcpDriver"), ("aio_http_driver", "AioHttpDriver")
 DRIVERS = {"tcp": TCP, "stcp": TCP, "http": HTTP, "https": HTTP}
 LOOPBACK = ("localhost", "127.0.0.1", None)  # NVFlare names no host for the listener of a node's own jobs
-HANDSHAKE_SECONDS, HANDSHAKE_PERIOD = 2.0, 0.001
-SMALLEST_CHUNK = 1 << 16  # a receiver warns of chunks of which its window has room for more than a thousand
+MOST_EARLY_FRAMES, MOST_EARLY_BYTES = 64, 1 << 22  # of a connection whose handshake is being read: milliseconds
+SMALLEST_CHUNK = 1 << 17  # a receiver warns of chunks of which its window of 64 MiB has room for more than 1,023
 ARRAYS = "nvflare.app_common.decomposers.numpy_decomposers"
 
-logger = logging.getLogger("multisite.timers")
+logger = logging.getLogger("multisite.transport")
 
 
 class SharedTimer:
@@ -133,16 +133,57 @@ class OrderedConnManager(ConnManager):
 
     `nvflare/fuel/f3/sfm/conn_manager.py:348` answers a HELLO before it knows whose it is, and its frames are read by several threads: the
     peer's first message may be read before that is known, and is dropped with an error. A site's challenge to the server waited 30 s
-    then, and the site started again.
+    then, and the site started again. So what comes that early is kept until the handshake has been read; no thread waits for it. A peer
+    that sends a message before its handshake is no NVFlare, or no friend: its connection is closed.
     """
 
-    def process_frame_task(self, sfm_conn: SfmConnection, frame: Any) -> None:
-        """Reads a frame; one with a message when it is known who sent it."""
-        if sfm_conn.sfm_endpoint is None and Prefix.from_bytes(frame).type == Types.DATA:
-            deadline = time.monotonic() + HANDSHAKE_SECONDS
-            while sfm_conn.sfm_endpoint is None and time.monotonic() < deadline:
-                time.sleep(HANDSHAKE_PERIOD)
-        super().process_frame_task(sfm_conn, frame)
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.early_frames: dict[str, list[Any]] = {}  # connection -> its frames after a handshake that is being read
+
+    def close_connection(self, connection: Any) -> None:
+        """What came too early goes with its connection."""
+        self.early_frames.pop(connection.name, None)
+        super().close_connection(connection)
+
+    def process_frame(self, sfm_conn: SfmConnection, frame: Any) -> None:
+        """NVFlare calls this in the order in which the frames came; the threads that read them do not keep it."""
+        if sfm_conn.sfm_endpoint is None:
+            if Prefix.from_bytes(frame).type in (Types.HELLO, Types.READY):
+                self.early_frames.setdefault(sfm_conn.get_name(), [])
+            elif self._is_kept(sfm_conn, frame):
+                return
+        super().process_frame(sfm_conn, frame)
+
+    def _is_kept(self, sfm_conn: SfmConnection, frame: Any) -> bool:
+        """Whether a frame is dealt with for now: kept or dropped; False when its peer has become known."""
+        with self.lock:
+            if sfm_conn.sfm_endpoint is not None:
+                return False
+            kept = self.early_frames.get(sfm_conn.get_name())
+            if kept is not None:
+                if len(kept) < MOST_EARLY_FRAMES and sum(map(len, kept)) + len(frame) <= MOST_EARLY_BYTES:
+                    kept.append(frame)  # what is dropped beyond that, its sender sends again
+                return True
+        logger.warning("closed %s: it sent a message before its handshake", sfm_conn.conn)
+        sfm_conn.conn.close()
+        return True
+
+    def update_endpoint(self, sfm_conn: SfmConnection, data: dict[str, Any]) -> None:
+        """NVFlare's; what was kept is read when it is known whose it is, and dropped with the connection when that can't be.
+
+        Raises:
+            CommError: see NVFlare's.
+        """
+        try:
+            super().update_endpoint(sfm_conn, data)
+        except Exception:
+            sfm_conn.conn.close()
+            raise
+        with self.lock:
+            kept = self.early_frames.pop(sfm_conn.get_name(), [])
+        for frame in kept:
+            super().process_frame(sfm_conn, frame)
 
 
 class NeededDrivers(DriverManager):
