@@ -162,7 +162,7 @@ def note(engine: Any, participant: str, ending: Ending) -> None:
 
 
 class ProcessEndings(FLComponent):
-    """Part of every server and site (`local/resources.json`). Job processes load it too; there it never starts."""
+    """Part of every server's and every site's node (`local/resources.json`)."""
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """NVFlare's event seam."""

@@ -11,10 +11,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsDataType
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
+from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor, ExecutionMode
+from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.client.config import ExchangeFormat
 
 from multisite.cifar10.manifest import SHAPES
+from multisite.federation.limits import most_result_bytes
+from multisite.federation.progress import SITE_ERROR
 
 CLIENT_SCRIPT = Path(__file__).with_name("client.py")
 PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")  # a folder's name under the site's data, never a path
@@ -58,3 +67,16 @@ class TrainingExecutor(ClientAPIExecutor):
         return {
             name: getattr(self, name) for name in ("partition", "network", "rounds", "local_epochs", "batch_size", "lr", "seed")
         }
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """NVFlare's executor seam. A result that the server would not accept is said here: NVFlare would try to send it for ever."""
+        result = super().execute(task_name, shareable, fl_ctx, abort_signal)
+        if result.get_return_code() == ReturnCode.OK:
+            params = FLModelUtils.from_shareable(result).params or {}
+            size, most = sum(getattr(value, "nbytes", 0) for value in params.values()), most_result_bytes()
+            if size > most:
+                problem = f"its result has {size >> 20} MiB, and {most >> 20} may be sent; next: MAX_RESULT_MB in .env, here and on the server"
+                dxo = create_analytic_dxo(tag=SITE_ERROR, value=problem, data_type=AnalyticsDataType.TEXT)
+                send_analytic_dxo(self, dxo, fl_ctx, event_type=ANALYTIC_EVENT_TYPE, fire_fed_event=False)
+                return make_reply(ReturnCode.EXECUTION_EXCEPTION)
+        return result

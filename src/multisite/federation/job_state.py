@@ -1,6 +1,6 @@
 """On a site, in a job's process: says every few seconds what the process does, and why its training failed.
 
-So the server can tell a long round from a lost one (`watch.py`). Part of every site (`local/resources.json`), and so of every job.
+So the server can tell a long round from a lost one (`watch.py`). A job that has our controller has this on its sites.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class JobState(FLComponent):
         self._ended = False
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """NVFlare's event seam. A node's own process starts no run, and so nothing here."""
+        """NVFlare's event seam."""
         if event_type == EventType.START_RUN:
             arguments = (fl_ctx.get_engine().get_cell(), job_messages.server_job(fl_ctx.get_job_id()))
             threading.Thread(target=self._run, args=arguments, daemon=True, name="job-state").start()

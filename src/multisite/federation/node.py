@@ -24,6 +24,7 @@ from nvflare.apis.fl_constant import RunProcessKey
 from multisite.federation import endings, job_process, logs, memory, policy, timers, transport
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
+from multisite.federation.limits import most_result_bytes
 from multisite.federation.provision import STAMP
 from multisite.tracking.spool import ROOT_VARIABLE
 
@@ -36,6 +37,7 @@ STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
 GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
 HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
+LARGEST_HEAD = 1 << 20  # what a result's message has beside its arrays
 REFUSED_SECONDS = 12.0  # longer than that: a link that is back gets one accepted
 # NVFlare takes these from the environment, in every process: a lost client is given up after 60 + 5 + 5 s, and a job whose server
 # part has ended waits 30 s, not 15 minutes, for the word of a site that was lost in between.
@@ -214,11 +216,14 @@ def main() -> int:
         kit = read_kit(KIT)
         kit.check_valid()
         prepare_workspace(kit, WORKSPACE, dict(os.environ))
+        most_result_bytes()
     except (KitError, ValueError) as error:
         print(f"node: {error}", file=sys.stderr)
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
     os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
+    if kit.role == "server":
+        os.environ["NVFLARE_STREAMING_MAX_BLOB_SIZE"] = str(most_result_bytes() + LARGEST_HEAD)
     memory.keep_freed(memory.KEPT_FOR_MESSAGES)
     job_process.prepare("server" if kit.role == "server" else "site")
     return Node(kit).run()

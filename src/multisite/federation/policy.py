@@ -19,6 +19,7 @@ OUR_COMPONENTS = (
     "multisite.federation.bell.TaskBell",
     "multisite.federation.controller.EvaluatedFedAvg",
     "multisite.federation.executor.TrainingExecutor",
+    "multisite.federation.job_state.JobState",
     "multisite.federation.persistor.SafetensorsPersistor",
     "multisite.federation.progress.RoundReporter",
     "multisite.tracking.receiver.WandbReceiver",
@@ -67,8 +68,6 @@ class SitePolicyBuilder(Builder):
             {"id": "process_endings", "path": "multisite.federation.endings.ProcessEndings"},
             {"id": "tracking_agent", "path": "multisite.tracking.agent.TrackingAgent"},
         ]
-        if not is_server:
-            resources["components"].append({"id": "job_state", "path": "multisite.federation.job_state.JobState"})
         _save(local / RESOURCES, _server_resources(resources) if is_server else resources)
         authorization = _read(local / f"{AUTHORIZATION}.default")
         authorization["permissions"]["project_admin"] = PROJECT_ADMIN_RIGHTS

@@ -13,6 +13,7 @@ from multisite.cifar10.partition import Partition
 from multisite.federation.bell import TaskBell
 from multisite.federation.controller import EvaluatedFedAvg
 from multisite.federation.executor import CLIENT_SCRIPT, TrainingExecutor
+from multisite.federation.job_state import JobState
 from multisite.federation.options import JobOptions
 from multisite.federation.persistor import GLOBAL_MODEL, SafetensorsPersistor
 from multisite.federation.progress import RoundReporter
@@ -78,6 +79,7 @@ class Cifar10Recipe(FedAvgRecipe):
         )
         self._job.to_clients(executor, tasks=["*"])
         self._job.to_clients(TaskBell(), id="task_bell")
+        self._job.to_clients(JobState(), id="job_state")
         if self.options.receiver == "nvflare":
             if self.options.streamed_to_clients:
                 self._job.to_clients(_stock_receiver(self.options, [ANALYTIC_EVENT_TYPE]), id="wandb_receiver")
