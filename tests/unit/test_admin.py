@@ -17,6 +17,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 from multisite.console import admin, admin_commands, admin_service
 from multisite.console.admin_service import Pool, Service
 from multisite.federation import progress
+from multisite.federation.endings import ERRORS
 
 
 class Flare:
@@ -201,7 +202,7 @@ def test_a_server_that_does_not_answer_at_the_start_is_told_to_the_first_command
     ("answers", "resources"),
     [
         ([{"site-1": "No replies"}, {"site-1": "{'device': 'cpu', 'shards': {}}"}], {"site-1": {"device": "cpu", "shards": {}}}),
-        ([{"site-1": "{0: {'gpu_id': 0}}"}], {"site-1": {0: {"gpu_id": 0}}}),  # a site with a kit of before
+        ([{"site-1": "{0: {'gpu_id': 0}}"}], {"site-1": {"device": "-", "shards": {}}}),  # a site with a kit of before
         ([RuntimeError("no responses from clients")], {}),
     ],
 )
@@ -231,3 +232,37 @@ def test_a_site_that_never_answers_is_not_waited_for_for_ever(monkeypatch: pytes
     flare = Flare()
     monkeypatch.setattr(flare, "report_resources", lambda *_: {"site-1": "No replies"}, raising=False)
     assert admin_commands._resources(cast(Session, flare), ["site-1"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("report", "meta", "named"),
+    [
+        ({"errors": {"site-2": "refused"}}, {ERRORS: {"site-1": "killed", "server": "status 101"}}, {"site-2": "refused"}),
+        ({}, {ERRORS: {"site-1": "killed", "server": "status 101"}}, {"site-1": "killed"}),
+        ({}, {ERRORS: {"server": "killed for memory"}}, {"server": "killed for memory"}),
+        ({"errors": {}}, {}, {}),
+    ],
+)
+def test_who_failed_first_is_named_and_not_who_was_ended_for_it(report: Any, meta: Any, named: Any) -> None:
+    assert admin_commands.what_failed(report, meta) == named
+
+
+@pytest.mark.parametrize(("complete", "status"), [(True, "FINISHED:COMPLETED"), (False, "FINISHED:INCOMPLETE")])
+def test_a_job_that_nvflare_calls_completed_is_completed_only_after_its_last_round(
+    complete: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(job_id: str, into: str) -> str:
+        metrics = Path(into) / job_id / "workspace" / "metrics"
+        metrics.mkdir(parents=True)
+        content = {"rows": [], "errors": {}, "round": 28, "rounds": 200, "started": 0, "complete": complete}
+        (metrics / progress.RESULTS).write_text(json.dumps(content), encoding="utf-8")
+        return str(metrics.parents[1])
+
+    monkeypatch.setattr(admin_commands, "RESULTS", tmp_path)
+    flare = Flare()
+    monkeypatch.setattr(flare, "download_job_result", download, raising=False)
+    monkeypatch.setattr(flare, "get_job_meta", lambda job_id: {}, raising=False)
+    events: list[dict[str, Any]] = []
+    admin_commands._bring_results(cast(Session, flare), "7", "FINISHED:COMPLETED", 0, lambda event, **fields: events.append(fields))
+    assert events[-1]["status"] == status
+    assert bool(events[-1]["errors"]) is not complete

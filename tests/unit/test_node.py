@@ -81,14 +81,14 @@ def test_the_kit_itself_stays_as_it_is(kit: Kit, workspace: Path) -> None:
 def test_the_log_is_plain_unless_told_otherwise(kit: Kit, workspace: Path, environment: dict[str, str]) -> None:
     node.prepare_workspace(kit, workspace, environment)
     console = read(workspace / "local" / "log_config.json")["handlers"]["consoleHandler"]
-    assert console["filters"] == ["plainFilter"]
+    assert "plainFilter" in console["filters"]
 
 
 def test_log_chooses_the_consoles_form(kit: Kit, workspace: Path) -> None:
     node.prepare_workspace(kit, workspace, {"LOG": "json"})
     assert read(workspace / "local" / "log_config.json")["handlers"]["consoleHandler"]["formatter"] == "jsonFormatter"
     node.prepare_workspace(kit, workspace, {"LOG": "detail"})
-    assert read(workspace / "local" / "log_config.json") == read(kit.folder / "local" / "log_config.json.default")
+    assert read(workspace / "local" / "log_config.json")["handlers"]["consoleHandler"]["formatter"] == "consoleFormatter"
 
 
 def test_an_unknown_log_mode_is_an_error_that_names_it(kit: Kit, workspace: Path) -> None:

@@ -26,3 +26,26 @@ def test_a_site_tells_its_device_and_the_examples_of_every_partition(tmp_path: P
 
 def test_a_site_without_shards_says_so(tmp_path: Path) -> None:
     assert resources.shards(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("No replies", {}),
+        ("{" * 100_000, {}),
+        ("[1, 2]", {}),
+        ("{'device': 'cpu', 'shards': 'x'}", {"device": "cpu", "shards": {}}),
+        ("{'shards': {'a': {'examples': 'x'}, 'b': 7}}", {"device": "-", "shards": {}}),
+        (
+            repr(
+                {
+                    "device": "\x1b[2Jcpu\njob 1 completed",
+                    "shards": {"iid\x07": {"examples": 3, "dataset": "c\x1b]0;x\x07", "seed": 0}},
+                }
+            ),
+            {"device": "cpu job 1 completed", "shards": {"iid": {"examples": 3, "dataset": "c", "alpha": None, "seed": 0}}},
+        ),
+    ],
+)
+def test_what_a_site_reports_is_read_as_far_as_it_is_a_report(text: str, read: dict[str, object]) -> None:
+    assert resources.read_report(text) == read

@@ -6,8 +6,6 @@ An event is a name and fields, see `admin_service.Emitter`. A command returns it
 from __future__ import annotations
 
 import argparse
-import ast
-import contextlib
 import json
 import shutil
 import sys
@@ -23,7 +21,10 @@ from nvflare.fuel.flare_api.flare_api import Session
 from multisite.console.admin import EXIT_FAILED, EXIT_TIMEOUT
 from multisite.federation import options as job_options
 from multisite.federation import progress
+from multisite.federation.endings import ERRORS
+from multisite.federation.resources import read_report
 from multisite.tracking import receiver as tracking
+from multisite.tracking.spool import SERVER
 
 POLL_SECONDS = 0.25
 START_PERIOD = 0.05
@@ -33,7 +34,7 @@ STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
 FINISHED = "FINISHED"
-COMPLETED = "FINISHED:COMPLETED"
+COMPLETED, INCOMPLETE = "FINISHED:COMPLETED", "FINISHED:INCOMPLETE"
 
 Emit = Callable[..., None]
 
@@ -59,8 +60,8 @@ def _resources(flare: Session, registered: Collection[str]) -> dict[str, dict[st
     try:
         while (silent := sorted(set(registered) - set(answered))) and time.monotonic() < deadline:
             for site, text in flare.report_resources(TargetType.CLIENT, silent).items():
-                with contextlib.suppress(ValueError, SyntaxError):  # no dictionary: the site's error, or none
-                    answered[site] = dict(ast.literal_eval(text))
+                if report := read_report(str(text)):
+                    answered[site] = report
             if len(answered) < len(registered):
                 time.sleep(START_PERIOD)
     except Exception as error:
@@ -155,7 +156,13 @@ def _bring_results(flare: Session, job_id: str, status: str, told: int, emit: Em
     shutil.rmtree(target, ignore_errors=True)
     downloaded = Path(flare.download_job_result(job_id, str(RESULTS)))
     arrange(downloaded, target)
-    report = _read(target / progress.RESULTS)
+    report, meta = _read(target / progress.RESULTS), flare.get_job_meta(job_id)
+    errors = what_failed(report, meta)
+    if status == COMPLETED and not report.get("complete", True):
+        status = INCOMPLETE
+        errors = errors or {
+            "server": f"the job ended in round {report['round']} of {report['rounds']}, and NVFlare calls that completed"
+        }
     for row in report.get("rows", [])[told:]:
         emit("report", row=row, round=report["round"], rounds=report["rounds"], started=report["started"])
     emit(
@@ -163,11 +170,25 @@ def _bring_results(flare: Session, job_id: str, status: str, told: int, emit: Em
         job_id=job_id,
         status=status,
         folder=str(target),
-        errors=report.get("errors", {}),
+        errors=errors,
         tracking=_read(target / tracking.FILE),
-        meta={key: value for key, value in flare.get_job_meta(job_id).items() if key in ("duration", "job_deploy_detail")},
+        meta={key: value for key, value in meta.items() if key in ("duration", "job_deploy_detail")},
     )
     return 0 if status == COMPLETED else EXIT_FAILED
+
+
+def what_failed(report: dict[str, Any], meta: dict[str, Any]) -> dict[str, str]:
+    """Participant -> reason: what the job itself said; else how a site's process ended; else how the server's did.
+
+    What comes later in that list mostly follows from what comes first: a job that has failed ends every process.
+
+    Args:
+        report: `federation.progress`'s; empty if the job left none.
+        meta: NVFlare's metadata of the job.
+    """
+    ended = {str(name): str(reason) for name, reason in (meta.get(ERRORS) or {}).items()}
+    sites = {name: reason for name, reason in ended.items() if name != SERVER}
+    return dict(report.get("errors") or sites or ended)
 
 
 def arrange(downloaded: Path, target: Path) -> None:

@@ -201,14 +201,17 @@ class EvaluatedFedAvg(FedAvg):
         self._final, self._final_round = model, self.current_round
 
     def run(self) -> None:
-        """Runs the rounds, then the final evaluation.
+        """Runs the rounds, then the final evaluation. What does not come to its end is a failed job, whatever ended it."""
+        try:
+            super().run()
+            self._finish()
+        except JobStopped as stopped:
+            if not self._problems:
+                self.panic(str(stopped))
 
-        Raises:
-            JobStopped: it did not come to its end.
-        """
-        super().run()
+    def _finish(self) -> None:
         if self._final is None or self._final_round != self.start_round + self.num_rounds - 1:
-            raise JobStopped(f"it ended before the end of round {self.num_rounds}")
+            raise JobStopped(f"the job ended before the end of round {self.num_rounds}")
         final = FLModel(
             params=self._final.params,
             params_type=self._final.params_type,

@@ -6,6 +6,8 @@ import copy
 import logging
 from typing import Any
 
+from multisite.federation.text import printable
+
 MODES = ("plain", "detail", "json")
 
 # Transport chatter: it is retried, and what it leads to is logged by whoever waited for it.
@@ -14,6 +16,19 @@ TRANSPORT = ("nvflare.fuel.f3.cellnet", "nvflare.fuel.f3.mpm", "nvflare.fuel.f3.
 INHERITED = ("multisite.federation.controller",)
 # What NVFlare warns of at the end of every healthy job.
 END_OF_JOB = ("END_RUN received", "missing job on client")
+
+
+class TextFilter(logging.Filter):
+    """Lets everything pass, without control characters: what a site sends ends up in the server's log, and on a terminal."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """logging's filter seam."""
+        message = record.getMessage()
+        if (text := printable(message)) != message:
+            record.msg, record.args = text, ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = printable(logging.Formatter().formatException(record.exc_info))
+        return True
 
 
 class PlainFilter(logging.Filter):
@@ -30,7 +45,7 @@ class PlainFilter(logging.Filter):
 
 
 def configure(default: dict[str, Any], mode: str) -> dict[str, Any]:
-    """NVFlare's log configuration with the console as `mode` says; the files in the workspace keep everything.
+    """NVFlare's log configuration with the console as `mode` says; the files in the workspace keep every message.
 
     Args:
         default: NVFlare's `log_config.json.default`.
@@ -42,6 +57,9 @@ def configure(default: dict[str, Any], mode: str) -> dict[str, Any]:
     if mode not in MODES:
         raise ValueError(f"LOG={mode} is not one of {', '.join(MODES)}")
     config = copy.deepcopy(default)
+    config["filters"]["textFilter"] = {"()": "multisite.federation.logs.TextFilter"}
+    for handler in config["handlers"].values():
+        handler["filters"] = [*handler.get("filters", []), "textFilter"]
     console = config["handlers"]["consoleHandler"]
     if mode == "json":
         console["formatter"] = "jsonFormatter"
@@ -49,5 +67,5 @@ def configure(default: dict[str, Any], mode: str) -> dict[str, Any]:
         config["formatters"]["plainFormatter"] = {"format": "%(asctime)s %(levelname)s %(message)s"}
         config["filters"]["plainFilter"] = {"()": "multisite.federation.logs.PlainFilter"}
         console["formatter"] = "plainFormatter"
-        console["filters"] = ["plainFilter"]
+        console["filters"].insert(0, "plainFilter")
     return config

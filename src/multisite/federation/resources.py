@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -12,7 +13,10 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.resource_managers.gpu_resource_manager import GPUResourceManager
 
+from multisite.federation.text import number, plain
+
 DATA = Path("/data")
+LONGEST_REPORT, MOST_SHARDS = 64 * 1024, 100
 
 
 class SiteResources(GPUResourceManager):
@@ -21,6 +25,27 @@ class SiteResources(GPUResourceManager):
     def report_resources(self, fl_ctx: FLContext) -> dict[str, Any]:
         """NVFlare's report with `device` and `shards`."""
         return {**super().report_resources(fl_ctx), "device": device(), "shards": shards()}
+
+
+def read_report(text: str) -> dict[str, Any]:
+    """What a site reported, as far as it is what a site may say: `device` (a line of text) and `shards` (see below).
+
+    Args:
+        text: NVFlare's, of a dictionary; a site's operator may have written anything into it.
+    """
+    try:
+        report = ast.literal_eval(text[:LONGEST_REPORT])
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the site's error, half a report, or nonsense
+        return {}
+    if not isinstance(report, dict):
+        return {}
+    held = report.get("shards")
+    kept = {}
+    for name, shard in list(held.items())[:MOST_SHARDS] if isinstance(held, dict) else []:
+        if isinstance(shard, dict) and isinstance(shard.get("examples"), int):
+            numbers = {key: number(shard.get(key)) for key in ("alpha", "seed")}
+            kept[plain(name, 60)] = {"examples": shard["examples"], "dataset": plain(shard.get("dataset", ""), 60), **numbers}
+    return {"device": plain(report.get("device", "-"), 60), "shards": kept}
 
 
 def shards(data: Path = DATA) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ _CONTROL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]?"
     r"|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
 )
+_NOT_PRINTED = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f"))  # the same, but for line breaks and tabs
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -19,6 +20,11 @@ def plain(value: object, longest: int = LONGEST) -> str:
     """One line without control characters; a line break becomes a space, what is longer than `longest` ends in `...`."""
     text = re.sub(r" {2,}", " ", _CONTROL.sub(" ", str(value)[: 4 * longest])).strip()
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Several lines without other control characters. A line after the first is set in: it can't pass for one of its own."""
+    return _NOT_PRINTED.sub(" ", text).replace("\n", "\n    ")
 
 
 def cell(value: Any) -> Any:

@@ -51,12 +51,7 @@ class Drill:
         receiver: dict[str, Any] = {"wait_seconds": self.wait_seconds}
         if not self.clients:
             receiver["wandb_args"] = WANDB
-        controller = {
-            "num_clients": self.sites,
-            "num_rounds": self.rounds,
-            "allow_empty_global_weights": True,
-            "task_check_period": 0.05,
-        }
+        controller = {"num_clients": self.sites, "num_rounds": self.rounds}
         client_components = [{"id": "recorder", "path": "multisite.tracking.recorder.MetricsRecorder", "args": recorder}]
         server_components = [{"id": "receiver", "path": "multisite.tracking.receiver.WandbReceiver", "args": receiver}]
         if self.receiver == "stock":
@@ -100,19 +95,7 @@ class Drill:
 
     def submit(self, stack: Stack) -> str:
         """Submits it and returns its id."""
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for name, text in self.files().items():
-                info = tarfile.TarInfo(f"drill/{name}")
-                info.size, info.mode, info.mtime = len(text.encode()), 0o644, time.time()
-                archive.addfile(info, io.BytesIO(text.encode()))
-        packed = stack.home / "drill.tar"
-        packed.write_bytes(buffer.getvalue())
-        unpack = stack.run("sh", "-c", "docker compose exec -T admin sh -c 'rm -rf /tmp/drill; tar -x -C /tmp' < drill.tar")
-        assert unpack.code == 0, unpack.text
-        done = stack.execute("admin", "python", "-c", SUBMIT)
-        assert done.code == 0, done.text
-        return done.text.strip().splitlines()[-1].split()[-1]
+        return submit_files(stack, self.files())
 
     def wait(self, stack: Stack, job_id: str, seconds: float = 180.0) -> str:
         """The job's last status."""
@@ -141,6 +124,23 @@ class Drill:
         """Every value of every site, exactly once, in order, with its own step."""
         for site in self.site_names():
             assert arrived(state, job_id, site) == expected(self.rounds, self.values, self.pattern), site
+
+
+def submit_files(stack: Stack, files: dict[str, str]) -> str:
+    """Submits a job folder (path -> content) with the admin's session, and returns the job's id."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"drill/{name}")
+            info.size, info.mode, info.mtime = len(text.encode()), 0o644, time.time()
+            archive.addfile(info, io.BytesIO(text.encode()))
+    packed = stack.home / "drill.tar"
+    packed.write_bytes(buffer.getvalue())
+    unpack = stack.run("sh", "-c", "docker compose exec -T admin sh -c 'rm -rf /tmp/drill; tar -x -C /tmp' < drill.tar")
+    assert unpack.code == 0, unpack.text
+    done = stack.execute("admin", "python", "-c", SUBMIT)
+    assert done.code == 0, done.text
+    return done.text.strip().splitlines()[-1].split()[-1]
 
 
 def status_of(stack: Stack, job_id: str) -> str:
