@@ -121,6 +121,14 @@ def test_a_job_whose_node_died_with_it_is_found_when_the_node_starts_again(cgrou
     assert [path.name for path in endings.RUNNING.glob("*")] == ["job-1"]
 
 
+def test_a_site_that_had_to_register_again_says_so(cgroup: object) -> None:
+    endings.RUNNING.mkdir()
+    (endings.RUNNING / "job-1").touch()
+    endings.note_cut_off()
+    assert (endings.RUNNING / "job-1").read_text(encoding="utf-8") == endings.CUT_OFF
+    assert "had to register again" in Ending("job-1", None, cut_off=True).reason("site-1")
+
+
 class Manager:
     """The server's job store, of one job."""
 
@@ -178,10 +186,10 @@ def test_a_site_can_not_make_the_server_keep_anything_for_a_job_that_it_does_not
     [
         {},
         {"job": "job-1"},
-        {"job": "../../etc", "code": 1, "memory_limit": 0},
-        {"job": 7, "code": 1, "memory_limit": 0},
-        {"job": "job-1", "code": "1", "memory_limit": 0},
-        {"job": "job-1", "code": 1, "memory_limit": None},
+        {"job": "../../etc", "code": 1, "memory_limit": 0, "cut_off": False},
+        {"job": 7, "code": 1, "memory_limit": 0, "cut_off": False},
+        {"job": "job-1", "code": "1", "memory_limit": 0, "cut_off": False},
+        {"job": "job-1", "code": 1, "memory_limit": None, "cut_off": False},
     ],
 )
 def test_a_message_that_says_no_ending_is_dropped(content: dict[str, Any]) -> None:

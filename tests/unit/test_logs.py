@@ -61,7 +61,10 @@ def test_the_plain_log_hides_what_is_warned_at_the_end_of_every_job(message: str
     assert passes("nvflare.private.fed.client.client_runner", logging.ERROR, message)
 
 
-@pytest.mark.parametrize("name", ["multisite.federation.controller.EvaluatedFedAvg", PROMPT_API.__module__])
+@pytest.mark.parametrize(
+    "name",
+    ["multisite.federation.controller.EvaluatedFedAvg", "multisite.federation.executor.TrainingExecutor", PROMPT_API.__module__],
+)
 def test_inherited_messages_count_as_nvflares(name: str) -> None:
     assert not passes(name, logging.INFO)
     assert passes(name, logging.WARNING)

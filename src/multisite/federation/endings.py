@@ -50,11 +50,13 @@ class Ending:
         job: NVFlare's id.
         code: exit status, negative for a signal; None where the container ended with it.
         memory_limit: bytes that the container may have, if the process was killed for more; else 0.
+        cut_off: the site's node ended it, to register again after the server had given it up.
     """
 
     job: str
     code: int | None
     memory_limit: int = 0
+    cut_off: bool = False
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> Ending:
@@ -65,7 +67,7 @@ class Ending:
         job, code, limit = content["job"], content["code"], content["memory_limit"]
         if not isinstance(job, str) or not isinstance(code, (int, type(None))) or not isinstance(limit, int):
             raise TypeError("not an ending")
-        return cls(checked_name(job), code, max(0, limit))
+        return cls(checked_name(job), code, max(0, limit), content["cut_off"] is True)
 
     def reason(self, participant: str) -> str:
         """For a person; empty for a status of 0."""
@@ -74,6 +76,8 @@ class Ending:
         if self.memory_limit:
             limit = f"{self.memory_limit / 2**30:.1f} GiB"
             return f"its job process was killed for memory: the container may have {limit}; next: {MEMORY_SETTING[is_server]}"
+        if self.cut_off:
+            return f"the server could not reach it for more than a minute, and it had to register again; {look}"
         if self.code is None:
             return f"its container ended while the job ran (stopped, killed, or out of memory); {look}"
         if self.code < 0:
@@ -113,6 +117,12 @@ class WatchedHandle(ProcessHandle):
         """NVFlare's launcher seam: the job was aborted, or has failed elsewhere."""
         self.terminated = True
         super().terminate()
+
+
+def note_cut_off() -> None:
+    """In a site's node that is about to start again to register: its jobs end with it, and the next node says why."""
+    for marker in RUNNING.glob("*"):
+        marker.write_text(CUT_OFF, encoding="utf-8")
 
 
 def watch(handle: WatchedHandle, job_id: str, tell: Callable[[Ending], None]) -> None:
@@ -169,7 +179,7 @@ class ProcessEndings(FLComponent):
         if event_type != EventType.SYSTEM_START:
             return
         engine = fl_ctx.get_engine()
-        left = [Ending(path.name, None) for path in RUNNING.glob("*")]
+        left = [Ending(path.name, None, cut_off=path.read_text(encoding="utf-8") == CUT_OFF) for path in RUNNING.glob("*")]
         for path in RUNNING.glob("*"):
             path.unlink()
         if isinstance(engine, ServerEngine):

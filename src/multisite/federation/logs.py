@@ -13,7 +13,7 @@ MODES = ("plain", "detail", "json")
 # Transport chatter: it is retried, and what it leads to is logged by whoever waited for it.
 TRANSPORT = ("nvflare.fuel.f3.cellnet", "nvflare.fuel.f3.mpm", "nvflare.fuel.f3.streaming")
 # Speaks with NVFlare's own words, which it inherits; the round reporter says the same in fewer.
-INHERITED = ("multisite.federation.controller",)
+INHERITED = ("multisite.federation.controller", "multisite.federation.executor")
 # What NVFlare warns of at the end of every healthy job.
 END_OF_JOB = ("END_RUN received", "missing job on client")
 

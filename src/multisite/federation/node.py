@@ -138,6 +138,7 @@ class Node:
                 READY.unlink(missing_ok=True)
                 if must_register_again(self.kit):
                     logger.warning("the server has refused the heartbeats of %s: restarting to register again", self.kit.name)
+                    endings.note_cut_off()
                     _end_jobs(ENGINE.value)
                     os._exit(0)  # a logout would wait for an answer to the refused token; the container is restarted
             if self._read_marker() not in (self.marker, ""):
