@@ -31,7 +31,8 @@ from multisite.tracking.spool import checked_name
 ERRORS = "multisite_errors"  # in the job's metadata: participant -> reason
 RUNNING = Path(
     "/workspace/running"
-)  # an empty file a job whose process runs: what is there when a node starts died with the one before
+)  # a file a job whose process runs; those that are there at a node's start died with the last one
+CUT_OFF = "cut off"  # in such a file
 TELL_SECONDS, TELL_PERIOD = 120.0, 2.0
 CGROUP = Path("/sys/fs/cgroup")
 OOM_FILES = ("memory.events", "memory/memory.oom_control")  # version 2, version 1 (Linux: Documentation/admin-guide)
@@ -121,6 +122,7 @@ class WatchedHandle(ProcessHandle):
 
 def note_cut_off() -> None:
     """In a site's node that is about to start again to register: its jobs end with it, and the next node says why."""
+    stopping.set()
     for marker in RUNNING.glob("*"):
         marker.write_text(CUT_OFF, encoding="utf-8")
 
@@ -135,9 +137,12 @@ def watch(handle: WatchedHandle, job_id: str, tell: Callable[[Ending], None]) ->
     def wait() -> None:
         handle.wait()
         code = handle.adapter.poll() or 0
-        if stopping.is_set() or not handle.terminated:
+        if stopping.is_set():
+            tell(Ending(job_id, None))  # the marker stays: if nobody is told now, the next node does it
+            return
+        if not handle.terminated:
             for_memory = code < 0 and memory_kills() > kills
-            tell(Ending(job_id, None if stopping.is_set() else code, memory_limit() if for_memory else 0))
+            tell(Ending(job_id, code, memory_limit() if for_memory else 0))
         marker.unlink(missing_ok=True)
 
     threading.Thread(target=wait, daemon=True, name=f"job-end-{job_id}").start()
