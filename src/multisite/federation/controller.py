@@ -119,7 +119,7 @@ class EvaluatedFedAvg(FedAvg):
     def _stop(self, problems: dict[str, str]) -> None:
         """Says what is wrong, and ends the job. What a site says of itself replaces what was guessed; others only follow from the first."""
         first = not self._problems
-        if not first and not problems.keys() <= self._problems.keys():
+        if problems.keys() - self._problems.keys() and (not first or self.is_aborted()):
             return
         self._problems.update(problems)
         with self.engine.new_context() as fl_ctx:

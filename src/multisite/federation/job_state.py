@@ -59,7 +59,8 @@ class JobState(FLComponent):
 
     def _note_error(self, fl_ctx: FLContext) -> None:
         data = AnalyticsData.from_dxo(from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
-        if data is not None and data.tag == SITE_ERROR:
+        abort = fl_ctx.get_run_abort_signal()
+        if data is not None and data.tag == SITE_ERROR and not (abort and abort.triggered):  # or the job ends for another's sake
             self._error = plain(data.value)
             self._report_now.set()
 

@@ -1,0 +1,79 @@
+"""A job ends, with a name and a reason, whatever happens to its participants; and nobody's log fills up while it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+from tests.e2e.stack import Stack
+from tests.e2e.test_3_jobs_end import start_long_job
+from tests.e2e.test_7_faults import kill_python
+
+ENDED_SECONDS = 120
+FROZEN_SECONDS = 50
+# Lines a round with two sites: what is written for a person, and what NVFlare writes into its file.
+MOST_LINES = {"server": 4, "site-1": 2, "site-2": 2, "admin": 1}
+MOST_FILE_LINES = 100
+
+
+def last_lines(process: subprocess.Popen[str], seconds: float) -> str:
+    output, _ = process.communicate(timeout=seconds)
+    assert process.returncode != 0, output
+    return output[output.index("did not complete") :]
+
+
+def test_a_job_whose_sites_are_frozen_twice_must_go_on_or_end_by_name(stack: Stack) -> None:
+    process, _ = start_long_job(stack)
+    sites = [stack.containers()[name] for name in ("site-1", "site-2")]
+    for _ in range(2):
+        for verb in ("pause", "unpause"):
+            assert stack.run("docker", verb, *sites).code == 0
+            until = time.monotonic() + (FROZEN_SECONDS if verb == "pause" else 10)
+            stack.wait_for(lambda until=until: time.monotonic() > until, "the next step", FROZEN_SECONDS + 5)
+    stack.make("abort")  # one that goes on would go on for an hour
+    assert "site-" in (text := last_lines(process, ENDED_SECONDS)) or "FINISHED:ABORTED" in text
+    stack.wait_for(lambda: "registered" in stack.make("status").text, "the sites are back")
+    assert stack.submit(ROUNDS="1").code == 0
+
+
+@pytest.mark.parametrize(("service", "pattern"), [("site-2", "job-site"), ("server", "job-server")])
+def test_a_killed_process_must_be_reported_under_its_own_name(stack: Stack, service: str, pattern: str) -> None:
+    process, _ = start_long_job(stack)
+    kill_python(stack, service, pattern)
+    text = last_lines(process, ENDED_SECONDS)
+    (named,) = [line for line in text.splitlines() if line.startswith(("  site-", "  server"))]
+    assert named.startswith(f"  {service}: its job process was killed (SIGKILL)"), text
+
+
+def test_a_site_whose_container_is_killed_must_be_reported_under_its_own_name(stack: Stack) -> None:
+    process, _ = start_long_job(stack)
+    assert stack.run("docker", "kill", stack.containers()["site-2"]).code == 0
+    assert stack.compose("start", "site-2").code == 0
+    text = last_lines(process, ENDED_SECONDS)
+    assert "  site-2: its container ended while the job ran" in text, text
+
+
+def test_a_server_that_is_killed_must_be_reported_under_its_own_name(stack: Stack) -> None:
+    process, _ = start_long_job(stack)
+    assert stack.run("docker", "kill", stack.containers()["server"]).code == 0
+    assert stack.compose("start", "server").code == 0
+    text = last_lines(process, ENDED_SECONDS)
+    assert "  server: its container ended while the job ran" in text, text
+    assert stack.make("up").code == 0
+    assert stack.submit(ROUNDS="1").code == 0
+
+
+def test_a_round_writes_a_few_lines_and_not_a_warning_a_message(stack: Stack) -> None:
+    def lines() -> dict[str, int]:
+        counted = {name: len(stack.compose("logs", "--no-log-prefix", name).text.splitlines()) for name in MOST_LINES}
+        return {**counted, "file": int(stack.execute("server", "sh", "-c", "cat /workspace/log.txt | wc -l").text)}
+
+    counts = [lines()]
+    for rounds in ("2", "12"):
+        assert stack.submit(ROUNDS=rounds).code == 0
+        counts.append(lines())
+    before, short, long = counts
+    a_round = {name: ((long[name] - short[name]) - (short[name] - before[name])) / 10 for name in before}
+    assert {name: count for name, count in a_round.items() if count > {**MOST_LINES, "file": MOST_FILE_LINES}[name]} == {}
