@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,17 @@ def test_the_same_seed_gives_the_same_final_weights(through_server: Job, from_si
         np.testing.assert_allclose(second[name], value, rtol=0, atol=1e-6, err_msg=name)
 
 
+def test_a_job_that_diverges_fails_with_the_site_the_reason_and_json_that_is_json(tmp_path: Path, data: Path) -> None:
+    job = Job.run(tmp_path, data, "--lr", "1e30")
+    assert job.done.returncode == 1, job.done.stdout[-3000:]
+    assert re.search(
+        r"^site-\d: its result of round 1 is refused: .*the training diverged.*a smaller LR", job.done.stdout, re.MULTILINE
+    )
+    report = json.loads(job.only("rounds.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert report["complete"] is False
+    assert not list((tmp_path / "ws").rglob("global_model.safetensors"))
+
+
 def test_nothing_is_left_in_the_folder_where_the_job_was_started(job: Job) -> None:
     assert [path.name for path in job.folder.iterdir()] == ["ws"]
 
@@ -194,7 +206,9 @@ def test_an_exported_job_carries_configuration_and_no_code(tmp_path: Path) -> No
     assert {path.suffix for path in files} == {".json"}
     assert not list((tmp_path / "job").rglob("custom"))
     text = "".join(path.read_text(encoding="utf-8") for path in files)
-    assert "--partition dirichlet0.5-seed0" in text
+    assert '"partition": "dirichlet0.5-seed0"' in text
+    assert "multisite.federation.executor.TrainingExecutor" in text
+    assert "ClientAPIExecutor" not in text
     assert "multisite.tracking.receiver.WandbReceiver" in text
     assert "multisite.federation.controller.EvaluatedFedAvg" in text
 

@@ -102,7 +102,8 @@ class RoundReporter(Widget):
             return
         model = FLModelUtils.from_shareable(result)
         reported = {**(model.meta or {}), **(model.metrics or {})}
-        row: dict[str, Any] = {name: number(reported[name]) for name in COLUMNS if name in reported and name not in TEXTS}
+        numbers = {name: number(reported.get(name)) for name in COLUMNS if name not in TEXTS}
+        row: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
         row |= {name: plain(reported.get(name, ""), LONGEST_NAME) for name in TEXTS}
         row["round"] = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0))
         row["site"] = fl_ctx.get_peer_context().get_identity_name()  # the controller refuses a name that is not the sender's

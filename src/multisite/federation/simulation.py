@@ -56,12 +56,14 @@ def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
     recipe = Cifar10Recipe(options)
     run = recipe.execute(SimEnv(clients=site_names(options.sites), workspace_root=str(workspace)))
     results = next(Path(run.get_result() or workspace).rglob(RESULTS), None)
-    rows = json.loads(results.read_text(encoding="utf-8"))["rows"] if results else []
-    final = [row for row in rows if row["round"] == options.rounds]
+    report = json.loads(results.read_text(encoding="utf-8")) if results else {"rows": [], "errors": {}, "complete": False}
+    final = [row for row in report["rows"] if row["round"] == options.rounds]
     for row in final:
         print(f"{row['site']}: final global model's accuracy {row['accuracy']:.4f} on {options.dataset.upper()}")
+    for site, reason in report["errors"].items():
+        print(f"{site}: {reason}")
     print(f"results: {results.parent if results else workspace}")
-    return 0 if len(final) == options.sites else 1
+    return 0 if report["complete"] and len(final) == options.sites else 1
 
 
 def _allow_our_components(workspace: Path) -> None:
