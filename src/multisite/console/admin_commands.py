@@ -29,6 +29,7 @@ POLL_SECONDS = 0.25
 START_PERIOD = 0.05
 RESOURCES_SECONDS = 3.0  # a site answers as soon as it has started, a moment after it has registered
 STATS_SECONDS = 1.0
+ALIVE_SECONDS = 20.0
 STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
@@ -59,8 +60,11 @@ def _resources(flare: Session, registered: Collection[str]) -> dict[str, dict[st
     try:
         while (silent := sorted(set(registered) - set(answered))) and time.monotonic() < deadline:
             for site, text in flare.report_resources(TargetType.CLIENT, silent).items():
-                with contextlib.suppress(ValueError, SyntaxError):  # no dictionary: the site's error, or none
-                    answered[site] = dict(ast.literal_eval(text))
+                # No dictionary, or none that JSON can say: the site's error, or none.
+                with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+                    told = dict(ast.literal_eval(text))
+                    json.dumps(told)
+                    answered[site] = told
             if len(answered) < len(registered):
                 time.sleep(START_PERIOD)
     except Exception as error:
@@ -106,7 +110,7 @@ def follow(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _follow(flare: Session, job_id: str, emit: Emit) -> int:
     """Reports status changes and site reports until the job ends, then brings its results."""
-    status, told, looked, asked = "", 0, 0.0, 0.0
+    status, told, looked, asked, spoke = "", 0, 0.0, 0.0, time.monotonic()
     snapshot: dict[str, Any] = {}
     in_the_middle = False
     while not status.startswith(FINISHED):
@@ -116,6 +120,9 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
             if current != status:
                 status = current
                 emit("status", status=status)
+            if time.monotonic() - spoke >= ALIVE_SECONDS:  # a round may be long: whoever listens learns that the server was asked
+                spoke = time.monotonic()
+                emit("alive", status=status)
         answer = None
         if status == "RUNNING" and time.monotonic() - looked >= STATS_SECONDS:
             looked = time.monotonic()
