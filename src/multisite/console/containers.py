@@ -125,12 +125,12 @@ class Containers:
             self.docker.run_or_fail("new kits", "docker compose ps --all", "compose", "restart", *stale)
 
     def new_kits(self) -> list[str]:
-        """Makes the kits that project.yml and the settings ask for, hands none out, and names the services that would get a new one.
+        """The services that would get a new kit from what project.yml and the settings say; nothing is changed.
 
         Raises:
             ConsoleError: they can't be made.
         """
-        command = ["compose", "run", "--rm", "--no-deps", "-T", "provision", *PROVISION, "--withhold"]
+        command = ["compose", "run", "--rm", "--no-deps", "-T", "provision", *PROVISION, "--dry-run"]
         done = self.docker.run(command)
         if done.code:
             words = done.err[max(0, done.err.find("provision: ")) :].strip()

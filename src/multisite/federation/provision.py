@@ -15,12 +15,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from multisite.federation.kit import KitError, read_kit
+from multisite.federation.kit import KitError, read_kit, server_names
 
 PROVISION_SECONDS = 120
 STAMP = "digest"
@@ -50,7 +51,7 @@ def effective_project(project: dict[str, Any], server_names: list[str], port: in
     for name in server_names:
         if not HOST_NAME.fullmatch(name):
             raise ProvisionError(f"SERVER_NAMES: {name!r} is no host name and no address\n  next: correct it in .env")
-    server = next(participant for participant in project["participants"] if participant["type"] == "server")
+    server = _server(project)
     server["fed_learn_port"] = server["admin_port"] = port
     server["default_host"] = server["name"]
     server["host_names"] = [name for name in server_names if name != server["name"]]
@@ -80,6 +81,10 @@ def check_project(project: Any) -> None:
     for kind in ("client", "admin"):
         if not by_type[kind]:
             raise _refusal(f"it has no {kind}: it needs at least one", f"add a participant with type: {kind}")
+
+
+def _server(project: dict[str, Any]) -> dict[str, Any]:
+    return next(one for one in project["participants"] if one["type"] == "server")
 
 
 def _check_participant(participant: dict[str, Any], number: int) -> None:
@@ -132,11 +137,8 @@ class Provisioner:
         self.kits = kits
         self.home = state / str(project["name"])
 
-    def run(self, withhold: bool = False) -> list[str]:
+    def run(self, hand_out: bool = True) -> list[str]:
         """Provisions if something changed.
-
-        Args:
-            withhold: make the kits, and hand none out.
 
         Returns:
             The participants whose kit is new, or would be.
@@ -145,7 +147,7 @@ class Provisioner:
             ProvisionError: NVFlare could not provision.
             KitError: a kit has expired.
         """
-        server = next(one["name"] for one in self.project["participants"] if one["type"] == "server")
+        server = _server(self.project)["name"]
         if not (self.kits / server).is_dir():
             raise _refusal(
                 f"the server is called {server}, and its container server", f"name: server, and SERVER_NAMES={server} in .env"
@@ -154,7 +156,7 @@ class Provisioner:
         current = digest(self.project)
         if not stamp.exists() or stamp.read_text(encoding="utf-8") != current or self._latest() is None:
             self._provision()
-        changed = self._hand_out(withhold)
+        changed = self._hand_out(hand_out)
         stamp.write_text(current, encoding="utf-8")
         return changed
 
@@ -177,17 +179,18 @@ class Provisioner:
             secret.chmod(0o600)  # cert.json holds the root key
 
     def _forget_old_server(self) -> None:
-        """Drops the server's certificate from NVFlare's state, so that one with the current names is made."""
-        state = self.home / "state" / "cert.json"
-        if not state.exists():
+        """Where the server's names have changed, drops its certificate from NVFlare's state, so that one with the current names is made."""
+        state, latest = self.home / "state" / "cert.json", self._latest()
+        server = _server(self.project)
+        wanted = {server["name"], server["default_host"], *server["host_names"]}
+        held = latest / server["name"] if latest else None
+        if not state.exists() or (held and held.is_dir() and set(server_names(held)) == wanted):
             return
         content = json.loads(state.read_text(encoding="utf-8"))
-        for participant in self.project["participants"]:
-            if participant["type"] == "server":
-                content.pop(participant["name"], None)
+        content.pop(server["name"], None)
         state.write_text(json.dumps(content), encoding="utf-8")
 
-    def _hand_out(self, withhold: bool) -> list[str]:
+    def _hand_out(self, hand_out: bool) -> list[str]:
         latest = self._latest()
         assert latest is not None
         kits = [(participant, read_kit(latest / participant["name"])) for participant in self.project["participants"]]
@@ -199,7 +202,7 @@ class Provisioner:
             # Only a mounted volume is writable here; the kit of a site on another host stays in the state folder.
             if os.access(target, os.W_OK) and not _holds(target, kit.folder):
                 changed.append(participant["name"])
-                if not withhold:
+                if hand_out:
                     _replace(kit.folder, target)
         return changed
 
@@ -232,19 +235,35 @@ def _replace(source: Path, target: Path) -> None:
     (target / STAMP).write_text(_fingerprint(source), encoding="utf-8")
 
 
+def dry_run(project: dict[str, Any], state: Path, kits: Path) -> list[str]:
+    """Whose kit a run would change; made on a copy of the state, which is gone afterwards.
+
+    Raises:
+        ProvisionError: as the run.
+        KitError: as the run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "state"
+        shutil.copytree(state, copy)
+        return Provisioner(project, copy, kits).run(hand_out=False)
+
+
 def main() -> int:
     """Command of the one-shot; settings come from the environment (SERVER_NAMES, SERVER_PORT)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--project", type=Path, default=Path("/project.yml"))
     parser.add_argument("--state", type=Path, default=Path("/provision"))
     parser.add_argument("--kits", type=Path, default=Path("/kits"))
-    parser.add_argument("--withhold", action="store_true", help="make the kits and name whose are new, but hand none out")
+    parser.add_argument("--dry-run", action="store_true", help="change nothing, and say whose kit would be new")
     arguments = parser.parse_args()
     names = [name.strip() for name in os.environ.get("SERVER_NAMES", "").split(",") if name.strip()]
     try:
         text = arguments.project.read_text(encoding="utf-8")
         project = effective_project(yaml.safe_load(text), names, int(os.environ.get("SERVER_PORT") or 8002))
-        changed = Provisioner(project, arguments.state, arguments.kits).run(arguments.withhold)
+        if arguments.dry_run:
+            changed = dry_run(project, arguments.state, arguments.kits)
+        else:
+            changed = Provisioner(project, arguments.state, arguments.kits).run()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
