@@ -120,7 +120,7 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
             if current != status:
                 status = current
                 emit("status", status=status)
-            if time.monotonic() - spoke >= ALIVE_SECONDS:  # a round may be long: whoever listens learns that the server was asked
+            if time.monotonic() - spoke >= ALIVE_SECONDS:  # a round may be long, and the server has just answered
                 spoke = time.monotonic()
                 emit("alive", status=status)
         answer = None

@@ -66,9 +66,8 @@ class Deployment:
         managed = self.configure(before if client_stream is None else client_stream)
         images.build(self.settings, self.docker)
         if standing:
-            running_jobs.spare(
-                self, moved_to="" if client_stream in (None, before) else "the sites" if client_stream else "the server"
-            )
+            moved_to = "" if client_stream in (None, before) else "the sites" if client_stream else "the server"
+            running_jobs.spare(self, standing, moved_to)
         self.containers.prepare(standing)
         try:
             self.containers.start()
@@ -192,8 +191,8 @@ class Deployment:
             rows.append(("server", there["server"].state, f"{self.settings.address}:{self.settings.port}", "-", "-"))
         for site in sorted({*answer["registered"], *(name for name in there if name.startswith("site-"))}):
             told = answer["resources"].get(site, {})
-            shards = told.get("shards", {})
-            shown = ", ".join(f"{shard['examples']} ({_dataset(shard['dataset'])}, {name})" for name, shard in shards.items())
+            shards = _shards(told).items()
+            shown = ", ".join(f"{shard.get('examples')} ({_dataset(shard.get('dataset'))}, {name})" for name, shard in shards)
             state = "registered" if site in answer["registered"] else there[site].state
             address = f"network {site}" if site in there else "another host"
             rows.append((site, state, address, told.get("device", "-"), shown or ("none" if told and site in there else "-")))
@@ -211,13 +210,19 @@ def dataset(resources: dict[str, dict[str, Any]], alpha: float | None, seed: int
         seed: the partition's.
     """
     held = {
-        shard["dataset"]
+        str(shard.get("dataset"))
         for told in resources.values()
-        for shard in told.get("shards", {}).values()
-        if (shard["alpha"], shard["seed"]) == (alpha, seed)
+        for shard in _shards(told).values()
+        if (shard.get("alpha"), shard.get("seed")) == (alpha, seed)
     }
     return "synthetic" if "synthetic" in held else "cifar10"
 
 
-def _dataset(name: str) -> str:
-    return "SYNTHETIC DATA" if name == "synthetic" else name
+def _shards(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """A site's shards, without what is none: it may send what it likes."""
+    shards = told.get("shards")
+    return {name: shard for name, shard in shards.items() if isinstance(shard, dict)} if isinstance(shards, dict) else {}
+
+
+def _dataset(name: object) -> str:
+    return "SYNTHETIC DATA" if name == "synthetic" else str(name)

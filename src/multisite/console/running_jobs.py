@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from multisite.console.settings import ConsoleError
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 ENDED = "FINISHED"
 
 
-def spare(deployment: Deployment, moved_to: str) -> None:
+def spare(deployment: Deployment, standing: Collection[str], moved_to: str) -> None:
     """Before a deployment that is up is changed: nothing if no job runs, or if the change leaves the server and the sites alone.
 
     A person at a terminal is asked; FORCE=yes goes on without a question.
 
     Args:
         deployment: with the compose files that it is to have.
+        standing: the services that run.
         moved_to: who gets the W&B key, where that changes; else empty.
 
     Raises:
@@ -33,7 +35,7 @@ def spare(deployment: Deployment, moved_to: str) -> None:
     causes = []
     if outdated := _participants(deployment.containers.outdated()):
         causes.append(f"moving the key to {moved_to}" if moved_to else f"new code or settings of {', '.join(outdated)}")
-    if renewed := _participants(deployment.containers.new_kits()):
+    if renewed := _participants(set(standing) & set(deployment.containers.new_kits())):
         causes.append(f"a new kit for {', '.join(renewed)}")
     if not causes:
         return
@@ -54,6 +56,6 @@ def running(deployment: Deployment) -> list[str]:
     return [job["job_id"] for line in answers for job in line["jobs"] if not str(job["status"]).startswith(ENDED)]
 
 
-def _participants(services: list[str]) -> list[str]:
+def _participants(services: Collection[str]) -> list[str]:
     """Those without which a job does not go on."""
-    return [name for name in services if name == "server" or name.startswith("site-")]
+    return [name for name in sorted(services) if name == "server" or name.startswith("site-")]

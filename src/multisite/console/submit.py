@@ -62,29 +62,38 @@ class AdminStream:
             self.errors = [*self.errors[-19:], clean(line)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        patience = QUIET_SECONDS
-        while True:
-            try:
-                line = self._lines.get(timeout=patience)
-            except queue.Empty:
-                raise ConsoleError(
-                    "submit",
-                    f"no answer from the admin for {patience:.0f} s; the job may go on",
-                    "make status; if that hangs too: docker compose restart admin",
-                ) from None
-            if line is None:
-                return
-            if line.startswith("{"):
-                event = parse(line)
-                if event["event"] == "status" and str(event["status"]).startswith(ENDED):
-                    patience = RESULTS_SECONDS
-                yield event
+        return events(self._lines)
 
     def close(self) -> None:
         """Ends the command, if it has not ended."""
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(timeout=20)
+
+
+def events(lines: queue.Queue[str | None]) -> Iterator[dict[str, Any]]:
+    """What the admin says, until it has no more to say.
+
+    Raises:
+        ConsoleError: it said nothing for longer than an admin that works does, however long a round is.
+    """
+    patience = QUIET_SECONDS
+    while True:
+        try:
+            line = lines.get(timeout=patience)
+        except queue.Empty:
+            raise ConsoleError(
+                "submit",
+                f"no answer from the admin for {patience:.0f} s; the job may go on",
+                "make status; if that hangs too: docker compose restart admin",
+            ) from None
+        if line is None:
+            return
+        if line.startswith("{"):
+            event = parse(line)
+            if event["event"] == "status" and str(event["status"]).startswith(ENDED):
+                patience = RESULTS_SECONDS
+            yield event
 
 
 @dataclasses.dataclass
