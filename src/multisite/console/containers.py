@@ -56,7 +56,11 @@ class Containers:
         """
         made = self.docker.compose("up", "--no-start", "--no-deps", "--quiet-pull", *ONE_SHOTS, seconds=START_SECONDS)
         if made.code:
-            raise ConsoleError("containers", made.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
+            raise ConsoleError(
+                "containers",
+                made.err.strip()[-2000:],
+                "correct the setting in .env that it names, or COMPOSE_EXTRA's file; nothing that ran was touched",
+            )
         there = self.docker.containers()
         one_shots = [there[name] for name in ONE_SHOTS]
         if standing:

@@ -17,7 +17,7 @@ from multisite.console import report
 from multisite.console.archive import unpack
 from multisite.console.deployment import ADMIN, Deployment, dataset
 from multisite.console.settings import ConsoleError
-from multisite.console.text import ask, clean, parse, say
+from multisite.console.text import ask, clean, objects, say
 from multisite.federation.options import JobOptions
 
 ENDED = "FINISHED"
@@ -89,8 +89,7 @@ def events(lines: queue.Queue[str | None]) -> Iterator[dict[str, Any]]:
             ) from None
         if line is None:
             return
-        if line.startswith("{"):
-            event = parse(line)
+        for event in objects(line):
             if event["event"] == "status" and str(event["status"]).startswith(ENDED):
                 patience = RESULTS_SECONDS
             yield event

@@ -6,6 +6,7 @@ the console's own is taken out of them where they are read (`parse`, `clean`), a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -61,7 +62,11 @@ def parse(line: str) -> dict[str, Any]:
 
 def objects(text: str) -> list[dict[str, Any]]:
     """Every line of a command's output that is a JSON object, see `parse`; other lines are left out."""
-    return [parse(line) for line in text.splitlines() if line.startswith("{")]
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(parse(line))
+    return found
 
 
 def _cleaned(value: Any, depth: int = 0) -> Any:
@@ -80,7 +85,9 @@ def say(text: object = "", file: TextIO | None = None) -> None:
     """Prints lines at once, without anything but text in them. Lines are the console's own: what others wrote went through `clean`."""
     lines = str(text).replace("\r\n", "\n").split("\n")
     shown = "\n".join(shorten(INVISIBLE.sub("", _plain(line).replace("\r", " ")), LONGEST_LINE) for line in lines)
-    print(shown, file=file or sys.stdout, flush=True)
+    stream = file or sys.stdout
+    encoding = stream.encoding or "utf-8"  # a terminal that can't show a letter gets its number
+    print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def warn(text: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -32,6 +33,29 @@ def test_what_runs_on_the_host_imports_with_this_python_and_nothing_installed(na
         command, env={**os.environ, "PYTHONPATH": source}, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_older_python_is_told_which_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))
+    with pytest.raises(SystemExit, match=r"Python 3\.9 or later is needed(.|\n)*next: "):
+        importlib.reload(multisite.console)
+
+
+def calls(name: str) -> set[str]:
+    """The functions that a module of the console calls, as they are written there."""
+    source = Path(multisite.console.__path__[0], f"{name}.py").read_text(encoding="utf-8")
+    return {ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+
+
+@pytest.mark.parametrize("name", sorted({*HOST_MODULES} - {"text", "admin"}))  # `admin` runs in its container
+def test_what_is_printed_or_read_of_a_container_goes_through_the_one_place_that_cleans_it(name: str) -> None:
+    assert calls(name) & {"print", "input", "sys.stdout.write", "sys.stderr.write", "sys.exit", "json.loads"} <= (
+        {"json.loads"}
+        if name == "docker"
+        else {"sys.exit"}
+        if name == "__main__"
+        else set()  # the engine's own answer; an exit status
+    )
 
 
 def test_an_unknown_verb_is_named_with_the_ones_that_there_are(
