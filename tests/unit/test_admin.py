@@ -72,9 +72,10 @@ def test_the_stats_of_a_running_job_are_the_reporters_snapshot() -> None:
 class LongRound(Flare):
     """A job whose one round takes an hour, by a clock of its own."""
 
-    def __init__(self, hours: float = 1.0) -> None:
+    def __init__(self, status: str = "RUNNING") -> None:
         super().__init__({"server": {progress.STATS_GROUP: {"round": 1, "rounds": 2, "rows": [], "started": 0.0}}})
-        self.now, self.end = 1000.0, 1000.0 + hours * 3600
+        self.status = status
+        self.now, self.end = 1000.0, 4600.0
 
     def monotonic(self) -> float:
         return self.now
@@ -83,7 +84,7 @@ class LongRound(Flare):
         self.now += seconds
 
     def get_job_meta(self, job_id: str) -> dict[str, str]:
-        return {"status": "RUNNING" if self.now < self.end else admin_commands.COMPLETED}
+        return {"status": self.status if self.now < self.end else admin_commands.COMPLETED}
 
 
 def test_whoever_follows_a_round_of_an_hour_is_told_all_along_that_the_server_has_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +96,15 @@ def test_whoever_follows_a_round_of_an_hour_is_told_all_along_that_the_server_ha
     gaps = [later - earlier for earlier, later in itertools.pairwise(told)]
     assert max(gaps) <= admin_commands.ALIVE_SECONDS + admin_commands.STATUS_SECONDS < QUIET_SECONDS / 4
     assert min(gaps[1:-1]) >= admin_commands.ALIVE_SECONDS, "and no oftener than that"
+
+
+def test_of_a_job_that_only_waits_nothing_is_told_so_that_whoever_follows_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    flare = LongRound("SUBMITTED")
+    monkeypatch.setattr(admin_commands, "time", flare)
+    monkeypatch.setattr(admin_commands, "_bring_results", lambda *_: 0)
+    told: list[str] = []
+    admin_commands._follow(cast(Session, flare), "7", lambda event, **fields: told.append(fields["status"]))
+    assert told == ["SUBMITTED", admin_commands.COMPLETED]
 
 
 def test_a_site_that_offers_what_json_can_not_say_has_offered_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ ALIVE_SECONDS = 20.0
 STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
+RUNNING = "RUNNING"
 FINISHED = "FINISHED"
 COMPLETED = "FINISHED:COMPLETED"
 
@@ -120,11 +121,11 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
             if current != status:
                 status = current
                 emit("status", status=status)
-            if time.monotonic() - spoke >= ALIVE_SECONDS:  # a round may be long, and the server has just answered
+            if status == RUNNING and time.monotonic() - spoke >= ALIVE_SECONDS:  # a round may be long
                 spoke = time.monotonic()
                 emit("alive", status=status)
         answer = None
-        if status == "RUNNING" and time.monotonic() - looked >= STATS_SECONDS:
+        if status == RUNNING and time.monotonic() - looked >= STATS_SECONDS:
             looked = time.monotonic()
             answer = _stats(flare, job_id)
             snapshot = answer or snapshot

@@ -20,10 +20,10 @@ from multisite.console.settings import ConsoleError
 from multisite.console.text import ask, clean, objects, say
 from multisite.federation.options import JobOptions
 
-ENDED = "FINISHED"
+RUNNING = "RUNNING"
 COMPLETED = "FINISHED:COMPLETED"
-QUIET_SECONDS = 180.0  # no line at all from the admin, which says every 20 s that the server still has the job: it hangs
-RESULTS_SECONDS = 900.0  # the same after the job's end, while the admin fetches the results
+QUIET_SECONDS = 180.0  # without a line from the admin, which says every 20 s that the server has the job running: it hangs
+OTHER_SECONDS = 900.0  # the same before the job runs, and while its results are fetched
 COPY_SECONDS = 300.0
 NEXT_STEPS = {
     "ShardError": "`make up` with the job's ALPHA, SEED and SITES prepares the shards",
@@ -77,21 +77,21 @@ def events(lines: queue.Queue[str | None]) -> Iterator[dict[str, Any]]:
     Raises:
         ConsoleError: it said nothing for longer than an admin that works does, however long a round is.
     """
-    patience = QUIET_SECONDS
+    patience = OTHER_SECONDS
     while True:
         try:
             line = lines.get(timeout=patience)
         except queue.Empty:
             raise ConsoleError(
                 "submit",
-                f"no answer from the admin for {patience:.0f} s; the job may go on",
+                f"nothing new from the admin for {patience:.0f} s; the job may go on",
                 "make status; if that hangs too: docker compose restart admin",
             ) from None
         if line is None:
             return
         for event in objects(line):
-            if event["event"] == "status" and str(event["status"]).startswith(ENDED):
-                patience = RESULTS_SECONDS
+            if event["event"] == "status":
+                patience = QUIET_SECONDS if event["status"] == RUNNING else OTHER_SECONDS
             yield event
 
 

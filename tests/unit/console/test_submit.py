@@ -16,7 +16,7 @@ from multisite.console import kits, submit
 from multisite.console.deployment import Deployment
 from multisite.console.docker import Container, Docker
 from multisite.console.settings import ConsoleError, Settings
-from multisite.console.submit import QUIET_SECONDS, RESULTS_SECONDS, Following, events
+from multisite.console.submit import OTHER_SECONDS, QUIET_SECONDS, Following, events
 from multisite.federation.options import JobOptions
 
 
@@ -47,15 +47,16 @@ def test_a_round_of_hours_is_followed_as_long_as_the_admin_says_that_the_server_
 
 
 def test_an_admin_that_hangs_is_noticed_and_the_next_step_is_named() -> None:
-    with pytest.raises(ConsoleError, match=rf"no answer from the admin for {QUIET_SECONDS:.0f} s(.|\n)*next: make status"):
+    with pytest.raises(ConsoleError, match=rf"nothing new from the admin for {QUIET_SECONDS:.0f} s(.|\n)*next: make status"):
         told((1.0, event("status", status="RUNNING")), (QUIET_SECONDS + 1, event("alive")))
 
 
-def test_results_may_take_longer_to_bring_than_an_answer_but_not_for_ever() -> None:
-    ended = event("status", status="FINISHED:COMPLETED")
-    assert len(told((1.0, ended), (RESULTS_SECONDS - 1, event("finished")), (0.0, None))) == 2
-    with pytest.raises(ConsoleError, match="no answer"):
-        told((1.0, ended), (RESULTS_SECONDS + 1, event("finished")))
+@pytest.mark.parametrize("status", ["SUBMITTED", "FINISHED:COMPLETED"])
+def test_a_job_that_waits_and_results_that_are_fetched_may_take_longer_but_not_for_ever(status: str) -> None:
+    before = [(1.0, event("status", status="RUNNING")), (1.0, event("status", status=status))]
+    assert len(told(*before, (OTHER_SECONDS - 1, event("finished")), (0.0, None))) == 3
+    with pytest.raises(ConsoleError, match="nothing new"):
+        told(*before, (OTHER_SECONDS + 1, event("finished")))
 
 
 def test_an_admin_that_dies_ends_the_events() -> None:
