@@ -39,9 +39,10 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # The same trimming as the published slim images: no documentation, manual pages, locales or recommended packages; a merged /usr from
-# the start, for the package that merges it later brings Perl (47 MB).
-mmdebstrap --quiet --variant=minbase --include=ca-certificates,usr-is-merged --aptopt='APT::Install-Recommends "false"' \
-    --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+# the start, for the package that merges it later brings Perl (47 MB). Before Debian 12 there is no such package.
+merged=(--include=usr-is-merged --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr)
+[ "$suite" != bullseye ] || merged=()
+mmdebstrap --quiet --variant=minbase --include=ca-certificates "${merged[@]}" --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     "$suite" "$work/root.tar" >"$work/log" 2>&1 || { cat "$work/log" >&2; die "mmdebstrap failed" "$hint"; }
 docker import --change 'CMD ["bash"]' "$work/root.tar" "$LOCAL" >/dev/null

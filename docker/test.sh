@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests:  docker/test.sh check|fast|e2e|faults|bench|bench-metrics|all    (all sets up everything; CI calls it)
+# The tests:  docker/test.sh check|fast|console|e2e|faults|bench|bench-metrics|all    (all sets up everything; CI calls it)
 #   CIFAR10_DIR   a local copy of CIFAR-10; a `shared/data` folder beside the project is found by itself
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,13 +18,24 @@ check() {
     in_test_image ruff check --no-cache . && in_test_image ruff format --no-cache --check . && in_test_image mypy --cache-dir /tmp/mypy
 }
 fast() { in_test_image python -m pytest -p no:cacheprovider tests/unit tests/simulator; }
+console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11.2 and 3.13
+    local suite
+    for suite in bullseye bookworm trixie; do
+        BASE_IMAGE=debian:$suite-slim docker/build.sh "$suite" console-test
+        docker run --rm --init --network none --read-only --tmpfs /tmp:exec,mode=1777 -v "$PWD:/project:ro" -w /project \
+            -e PYTHONPATH=/project/src "multisite-console-test:$suite" \
+            sh -c 'python3 --version && exec python3 -m pytest -p no:cacheprovider --quiet tests/unit/console'
+    done
+}
 e2e() {
     docker/venv.sh
     .venv/bin/python -m pytest -p no:cacheprovider tests/e2e
 }
 
 case "${1:-}" in
-check | fast) images; "$1" ;;
+check) images; check ;;
+fast) images; fast; console ;;
+console) docker/engine.sh ensure; console ;;
 bench)
     images
     docker/venv.sh
@@ -35,6 +46,6 @@ bench)
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
 e2e) images; e2e ;;
 faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_7_faults.py tests/e2e/test_8_eight_sites.py ;;
-all) images; check; fast; e2e ;;
-*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|e2e|faults|bench|bench-metrics|all" >&2; exit 2 ;;
+all) images; check; fast; console; e2e ;;
+*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|console|e2e|faults|bench|bench-metrics|all" >&2; exit 2 ;;
 esac

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
+import textwrap
 
-from tests.e2e.stack import Stack
+from tests.e2e.stack import PROJECT, Stack
+from tests.e2e.test_3_jobs_end import OUTPUT_SECONDS, jobs, start_long_job
+
+REMOTE_SITES = PROJECT / "docs" / "remote-sites.md"
+FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def registered(stack: Stack) -> str:
     """The registered sites, as the admin reports them."""
     return stack.execute("admin", "python", "-m", "multisite.console.admin", "wait", "--timeout", "10").text
+
+
+def add_site(stack: Stack, lines: str) -> None:
+    """Adds a participant to project.yml, next to the others."""
+    path = stack.home / "project.yml"
+    path.write_text(path.read_text(encoding="utf-8").replace("  - name: admin@", lines + "  - name: admin@"), encoding="utf-8")
+
+
+def documented() -> dict[str, list[str]]:
+    """The fenced blocks of docs/remote-sites.md, by language."""
+    blocks: dict[str, list[str]] = {}
+    for language, text in FENCE.findall(REMOTE_SITES.read_text(encoding="utf-8")):
+        blocks.setdefault(language, []).append(textwrap.dedent(text))
+    return blocks
 
 
 def host_address() -> str:
@@ -71,40 +91,67 @@ def test_clients_that_connect_and_say_nothing_must_not_keep_a_site_out(stack: St
             connection.close()
 
 
-def test_a_site_on_another_host_takes_part_from_its_kit(stack: Stack) -> None:
-    """A compose project of its own that shares nothing with the server's but the published port."""
-    address = host_address()
-    env = stack.home / ".env"
-    original = env.read_text(encoding="utf-8")
+def test_a_site_on_another_host_takes_part_as_the_docs_say(stack: Stack) -> None:
+    """Every block of docs/remote-sites.md, executed; the site is a compose project that shares nothing with the server's but the port."""
+    blocks = documented()
+    (participant,), (settings,), (on_the_server, on_the_site) = blocks["yaml"], blocks["ini"], blocks["sh"]
+    env, project = stack.home / ".env", stack.home / "project.yml"
+    before = env.read_text(encoding="utf-8"), project.read_text(encoding="utf-8")
     remote = stack.home.parent / "remote"
     remote.mkdir()
     shutil.copyfile(stack.home / "docker" / "compose.site.yaml", remote / "compose.site.yaml")
-    project = (stack.home / "project.yml").read_text(encoding="utf-8")
-    remote_settings = {
-        "SERVER_ADDRESS": address, "KIT": str(remote / "kit"), "DATA": str(remote / "data"), "SITE_PROJECT": f"{stack.name}-remote",
-    }  # fmt: skip
-    compose = ["docker", "compose", "--project-directory", str(remote), "-f", str(remote / "compose.site.yaml")]
+    server = stack.containers()["server"]
+    script = f"cd {remote}\n" + on_the_site.replace("203.0.113.7", host_address())
+    compose = (
+        f"cd {remote} && SERVER_ADDRESS=x KIT=./site-3 DATA=./data docker compose -f compose.site.yaml down --volumes --timeout 15"
+    )
     try:
-        addition = "  - name: site-3\n    type: client\n    org: multisite\n  - name: admin@"
-        (stack.home / "project.yml").write_text(project.replace("  - name: admin@", addition), encoding="utf-8")
-        env.write_text(f"BIND_ADDRESS={address}\nSERVER_NAMES=fl.example.org\n" + original, encoding="utf-8")
-        up = stack.make("up")
+        add_site(stack, textwrap.indent(participant, "  "))
+        env.write_text(settings + before[0], encoding="utf-8")
+        up = stack.run("bash", "-ec", on_the_server)
         assert up.code == 0, up.text
+        assert stack.containers()["server"] != server, "published on another address"
         names = "import ssl, sys; from multisite.federation.kit import *; print(server_names(KIT))"
         assert "fl.example.org" in stack.execute("server", "python", "-c", names).text
-        assert stack.make("kit", SITE="site-3").code == 0
-        shutil.move(stack.home / "kits" / "site-3", remote / "kit")
+        shutil.move(stack.home / "kits" / "site-3", remote / "site-3")
         shard = stack.run("docker", "cp", f"{stack.containers()['site-1']}:/data", str(remote / "data"))
         assert shard.code == 0, shard.text
-        assert stack.run(*compose, "up", "--detach", **remote_settings).code == 0
+        started = stack.run("bash", "-ec", script, SITE_PROJECT=f"{stack.name}-remote")
+        assert started.code == 0, started.text
         stack.wait_for(lambda: '"site-3"' in registered(stack), "site-3 registered from the other project")
         assert "another host" in stack.make("status").text
         done = stack.execute("admin", "python", "-m", "multisite.console.admin", "submit", "--rounds", "1", "--sites", "3")
         assert '"site": "site-3"' in done.text, done.text
     finally:
-        stack.run(*compose, "down", "--volumes", "--timeout", "15", **remote_settings)
-        env.write_text(original, encoding="utf-8")
-        (stack.home / "project.yml").write_text(project, encoding="utf-8")
+        stack.run("bash", "-ec", compose, SITE_PROJECT=f"{stack.name}-remote")
+        env.write_text(before[0], encoding="utf-8")
+        project.write_text(before[1], encoding="utf-8")
+        stack.make("up")
+
+
+def test_a_running_job_is_ended_by_no_make_up_unasked_and_a_new_site_ends_none(stack: Stack) -> None:
+    project = stack.home / "project.yml"
+    before = project.read_text(encoding="utf-8")
+    process, job_id = start_long_job(stack)
+    containers = stack.containers()
+    try:
+        for setting, cause in {
+            "SITE_MEMORY": "new code or settings of site-1, site-2",
+            "SERVER_NAMES": "a new kit for server",
+        }.items():
+            refused = stack.make("up", **{setting: "3g" if setting == "SITE_MEMORY" else "other.example.org"})
+            assert refused.code != 0
+            assert f"job {job_id} is running, and {cause} would kill it" in refused.text
+            assert "FORCE=yes" in refused.text
+        add_site(stack, "  - name: site-3\n    type: client\n    org: hospital_c\n")
+        added = stack.make("up")
+        assert added.code == 0, added.text
+        assert stack.containers() == containers
+        assert jobs(stack)[job_id] == "RUNNING"
+    finally:
+        project.write_text(before, encoding="utf-8")
+        assert stack.make("abort").code == 0
+        process.communicate(timeout=OUTPUT_SECONDS)
         stack.make("up")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import PROJECT, Stack, free_port
+from tests.e2e.test_4_participants import add_site, registered
 
 
 @pytest.fixture
@@ -85,16 +86,52 @@ def test_the_gpu_overlay_reserves_every_gpu_for_the_sites_alone(copy: Stack) -> 
     assert holding == {"site-1", "site-2"}
 
 
-def test_broken_cifar10_is_named_and_never_replaced_by_synthetic_data(stack: Stack, tmp_path: Path) -> None:
-    broken = tmp_path / "cifar-10-batches-py"
-    broken.mkdir()
-    tmp_path.chmod(0o755)  # the container's user reads it
-    (broken / "data_batch_1").write_bytes(b"half a file")
-    done = stack.make("up", CIFAR10_DIR=str(tmp_path), SEED="77", DATASET="auto")
+def broken_cifar10(folder: Path) -> dict[str, str]:
+    """Settings that name half a copy of CIFAR-10."""
+    (folder / "cifar-10-batches-py").mkdir()
+    folder.chmod(0o755)  # the container's user reads it
+    (folder / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"half a file")
+    return {"CIFAR10_DIR": str(folder), "SEED": "77", "DATASET": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "verb", "words", "next_step"),
+    [
+        ("org", "up", "provision: project.yml: participant site-3: org 'hospital-c'", "org: hospital_c"),
+        ("yaml", "up", "provision: project.yml, line 9, column 3: no valid YAML", "correct that line"),
+        ("port", "up", "can't be used", "SERVER_PORT or BIND_ADDRESS in .env"),
+        ("cifar10", "up", "data_batch_1 is not the published file", "copy it again"),
+        ("cifar10", "submit-client-stream", "data_batch_1 is not the published file", "copy it again"),
+    ],
+)
+def test_a_make_up_that_fails_leaves_running_what_ran(
+    stack: Stack, tmp_path: Path, fault: str, verb: str, words: str, next_step: str
+) -> None:
+    project = stack.home / "project.yml"
+    before = project.read_text(encoding="utf-8")
+    state = stack.containers(), stack.inspect(stack.containers()["server"])["State"]["StartedAt"]
+    env = (stack.home / ".env").read_text(encoding="utf-8")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        settings = {"port": {"SERVER_PORT": str(listener.getsockname()[1])}, "cifar10": broken_cifar10(tmp_path)}.get(fault, {})
+        try:
+            if fault == "org":
+                add_site(stack, "  - name: site-3\n    type: client\n    org: hospital-c\n")
+            elif fault == "yaml":
+                project.write_text(before.replace("participants:", "participants: ["), encoding="utf-8")
+            done = stack.make(verb, **settings)
+        finally:
+            project.write_text(before, encoding="utf-8")
     assert done.code != 0
-    assert "data:" in done.text
-    assert "data_batch_1" in done.text
+    said, _, advice = done.text.partition("next: ")
+    assert words in said
+    assert next_step in advice.splitlines()[0]
+    assert (stack.containers(), stack.inspect(stack.containers()["server"])["State"]["StartedAt"]) == state
+    assert (stack.home / ".env").read_text(encoding="utf-8") == env
+    assert '"site-1", "site-2"' in registered(stack)
     assert stack.make("up").code == 0
+    assert stack.containers() == state[0], "and the next make up finds everything as it was"
 
 
 def test_plain_make_prints_every_verb(copy: Stack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.console import admin, admin_commands, admin_service
 from multisite.console.admin_service import Pool, Service
+from multisite.console.submit import QUIET_SECONDS
 from multisite.federation import progress
 from multisite.federation.endings import ERRORS
 
@@ -66,6 +68,51 @@ def test_a_job_that_has_no_stats_now_is_no_dead_server(answer: object) -> None:
 
 def test_the_stats_of_a_running_job_are_the_reporters_snapshot() -> None:
     assert admin_commands._stats(cast(Session, Flare({"server": {progress.STATS_GROUP: {"round": 1}}})), "a job") == {"round": 1}
+
+
+class LongRound(Flare):
+    """A job whose one round takes an hour, by a clock of its own."""
+
+    def __init__(self, status: str = "RUNNING") -> None:
+        super().__init__({"server": {progress.STATS_GROUP: {"round": 1, "rounds": 2, "rows": [], "started": 0.0}}})
+        self.status = status
+        self.now, self.end = 1000.0, 4600.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def get_job_meta(self, job_id: str) -> dict[str, str]:
+        return {"status": self.status if self.now < self.end else admin_commands.COMPLETED}
+
+
+def test_whoever_follows_a_round_of_an_hour_is_told_all_along_that_the_server_has_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    flare = LongRound()
+    monkeypatch.setattr(admin_commands, "time", flare)
+    monkeypatch.setattr(admin_commands, "_bring_results", lambda *_: 0)
+    told: list[float] = [flare.now]
+    admin_commands._follow(cast(Session, flare), "7", lambda event, **fields: told.append(flare.now))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(told)]
+    assert max(gaps) <= admin_commands.ALIVE_SECONDS + admin_commands.STATUS_SECONDS < QUIET_SECONDS / 4
+    assert min(gaps[1:-1]) >= admin_commands.ALIVE_SECONDS, "and no oftener than that"
+
+
+def test_of_a_job_that_only_waits_nothing_is_told_so_that_whoever_follows_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    flare = LongRound("SUBMITTED")
+    monkeypatch.setattr(admin_commands, "time", flare)
+    monkeypatch.setattr(admin_commands, "_bring_results", lambda *_: 0)
+    told: list[str] = []
+    admin_commands._follow(cast(Session, flare), "7", lambda event, **fields: told.append(fields["status"]))
+    assert told == ["SUBMITTED", admin_commands.COMPLETED]
+
+
+def test_a_site_that_offers_what_json_can_not_say_has_offered_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    flare = Flare()
+    monkeypatch.setattr(admin_commands, "RESOURCES_SECONDS", 0.2)
+    monkeypatch.setattr(flare, "report_resources", lambda *_: {"site-1": "{(1, 2): 3, 'x': {4}}"}, raising=False)
+    assert admin_commands._resources(cast(Session, flare), ["site-1"]) == {}
 
 
 class Logins:

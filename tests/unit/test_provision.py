@@ -219,12 +219,29 @@ def test_a_sites_switch_allows_custom_code_for_job_submitters(first: Place) -> N
     assert permissions["member"] == authorization["permissions"]["member"]
 
 
-@pytest.mark.parametrize("kept", [("client", "admin"), ("server", "admin")])
-def test_a_project_without_a_server_or_without_a_site_is_an_error_with_the_next_step(kept: tuple[str, ...]) -> None:
+def test_a_server_that_no_container_is_called_after_is_refused_before_anything_is_made(place: Place) -> None:
     content = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
-    content["participants"] = [entry for entry in content["participants"] if entry["type"] in kept]
-    with pytest.raises(ProvisionError, match=r"exactly one server and at least one client\n  next:"):
-        effective_project(content, [], 8002)
+    content["participants"][0]["name"] = "fl.example.org"
+    before = place.snapshot()
+    with pytest.raises(
+        ProvisionError, match=r"(?s)the server is called fl.example.org.*name: server, and SERVER_NAMES=fl.example.org"
+    ):
+        place.run(effective_project(content, [], PORT))
+    assert place.snapshot() == before
+
+
+def test_a_new_site_renews_no_kit_that_is_in_use(place: Place) -> None:
+    (place.kits / "site-3").mkdir()
+    assert place.run(project(sites=("site-3",))) == ["site-3"]
+
+
+def test_a_dry_run_says_whose_kit_would_be_new_and_changes_nothing(place: Place) -> None:
+    state = {str(path): path.stat().st_mtime_ns for path in sorted(place.state.rglob("*"))}
+    before = place.snapshot()
+    assert provision.dry_run(project(["other.example.org"]), place.state, place.kits) == ["server"]
+    assert provision.dry_run(project(), place.state, place.kits) == []
+    assert place.snapshot() == before
+    assert {str(path): path.stat().st_mtime_ns for path in sorted(place.state.rglob("*"))} == state
 
 
 def test_a_project_that_nvflare_refuses_is_an_error_with_its_words(place: Place) -> None:
@@ -245,11 +262,13 @@ def test_a_failed_run_is_tried_again_by_the_next(place: Place) -> None:
     assert "late.example.org" in server_names(place.kits / "server")
 
 
-def test_an_expired_kit_stops_provisioning(place: Place) -> None:
+def test_an_expired_kit_stops_provisioning_before_anybody_gets_a_kit(place: Place) -> None:
     (latest,) = (place.state / "multisite").glob("prod_*")
     (latest / "site-1" / "startup" / "client.crt").write_bytes(expired_certificate("site-1", ENDED))
+    (place.kits / "server" / provision.STAMP).unlink()  # it would be handed a kit
     with pytest.raises(KitError, match="site-1 expired on 2024-02-29"):
         place.run(project())
+    assert not (place.kits / "server" / provision.STAMP).exists()
 
 
 # The command
@@ -272,7 +291,7 @@ def test_the_commands_settings_come_from_the_environment(
     assert capsys.readouterr().out == "kits are up to date\n"
 
 
-@pytest.mark.parametrize("content", ["participants: [", "participants: []\n", "name: x\n"])
+@pytest.mark.parametrize("content", ["participants: [", "participants: []\n", "name: x\n", "", "a list\n", "participants: [1]\n"])
 def test_a_broken_project_file_is_exit_status_2_with_the_next_step(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
@@ -281,7 +300,16 @@ def test_a_broken_project_file_is_exit_status_2_with_the_next_step(
     assert command(place, monkeypatch, file) == 2
     message = capsys.readouterr().err
     assert message.startswith("provision: project.yml")
-    assert "next: correct" in message
+    assert "\n  next: " in message
+
+
+def test_what_is_no_yaml_is_named_by_line_and_column(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "project.yml"
+    file.write_text("name: x\nparticipants:\n  - name: server\n\ttype: server\n", encoding="utf-8")
+    assert command(place, monkeypatch, file) == 2
+    assert capsys.readouterr().err.startswith("provision: project.yml, line 4, column 1: no valid YAML (found character '\\t'")
 
 
 def test_a_missing_project_file_is_exit_status_2_that_names_it(

@@ -9,6 +9,7 @@ from pathlib import Path
 from multisite.console import cleaning, images, kits, metrics, report, submit
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
+from multisite.console.text import say, warn
 from multisite.federation import options as job_options
 from multisite.federation.options import OptionError
 
@@ -19,7 +20,7 @@ def up() -> int:
     """Brings the deployment up and shows it."""
     deployment = Deployment.load(HOME)
     answer = deployment.up()
-    print(deployment.table(answer))
+    say(deployment.table(answer))
     return 0
 
 
@@ -34,13 +35,13 @@ def status() -> int:
     deployment = running()
     lines = deployment.admin("jobs", "--resources")
     answer = next((line for line in lines if line["event"] == "jobs"), None)
-    print(deployment.table(answer or {"registered": [], "resources": {}}))
+    say(deployment.table(answer or {"registered": [], "resources": {}}))
     if answer is None:
         raise ConsoleError("status", lines[0]["message"], "docker compose ps; docker compose logs server")
     rows = [(job["job_id"], job["job_name"], job["status"], job["submit_time"], job["duration"]) for job in answer["jobs"]]
-    print("\n" + (report.table(("job", "name", "status", "submitted", "duration"), rows) if rows else "no jobs yet"))
+    say("\n" + (report.table(("job", "name", "status", "submitted", "duration"), rows) if rows else "no jobs yet"))
     for text in metrics.status(deployment):
-        print(text)
+        say(text)
     return 0
 
 
@@ -129,16 +130,16 @@ def main() -> int:
     """Runs one verb; a failed step is a message and exit status 1, a wrong option exit status 2."""
     verb = sys.argv[1] if len(sys.argv) == 2 else ""
     if verb not in VERBS:
-        print(f"unknown verb {verb!r}\n  next: one of {', '.join(VERBS)}", file=sys.stderr)
+        warn(f"unknown verb {verb!r}\n  next: one of {', '.join(VERBS)}")
         return 2
     try:
         os.environ.update(job_options.with_preset(os.environ))  # Compose reads some of them too
         return VERBS[verb]()
     except OptionError as error:
-        print(f"options: {error}", file=sys.stderr)
+        warn(f"options: {error}")
         return 2
     except ConsoleError as error:
-        print(error, file=sys.stderr)
+        warn(error)
         return 1
     except KeyboardInterrupt:
         return 130

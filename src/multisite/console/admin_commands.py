@@ -30,9 +30,11 @@ POLL_SECONDS = 0.25
 START_PERIOD = 0.05
 RESOURCES_SECONDS = 3.0  # a site answers as soon as it has started, a moment after it has registered
 STATS_SECONDS = 1.0
+ALIVE_SECONDS = 20.0
 STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
+RUNNING = "RUNNING"
 FINISHED = "FINISHED"
 COMPLETED, INCOMPLETE = "FINISHED:COMPLETED", "FINISHED:INCOMPLETE"
 
@@ -107,7 +109,7 @@ def follow(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _follow(flare: Session, job_id: str, emit: Emit) -> int:
     """Reports status changes and site reports until the job ends, then brings its results."""
-    status, told, looked, asked = "", 0, 0.0, 0.0
+    status, told, looked, asked, spoke = "", 0, 0.0, 0.0, time.monotonic()
     snapshot: dict[str, Any] = {}
     in_the_middle = False
     while not status.startswith(FINISHED):
@@ -117,8 +119,11 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
             if current != status:
                 status = current
                 emit("status", status=status)
+            if status == RUNNING and time.monotonic() - spoke >= ALIVE_SECONDS:  # a round may be long
+                spoke = time.monotonic()
+                emit("alive", status=status)
         answer = None
-        if status == "RUNNING" and time.monotonic() - looked >= STATS_SECONDS:
+        if status == RUNNING and time.monotonic() - looked >= STATS_SECONDS:
             looked = time.monotonic()
             answer = _stats(flare, job_id)
             snapshot = answer or snapshot

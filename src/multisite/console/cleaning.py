@@ -7,6 +7,7 @@ import sys
 
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
+from multisite.console.text import ask, say
 
 VOLUMES = {
     "keys": ("kit-", "provision"),
@@ -26,7 +27,7 @@ def down(deployment: Deployment) -> None:
     """Removes containers and networks; every volume stays."""
     arguments = ("compose", "down", "--remove-orphans", "--timeout", "15")
     deployment.docker.run_or_fail("down", "docker compose ps --all", *arguments, seconds=180)
-    print("containers and networks are gone; keys, data and results are kept (make clean)")
+    say("containers and networks are gone; keys, data and results are kept (make clean)")
 
 
 def clean(deployment: Deployment, what: str) -> None:
@@ -41,10 +42,10 @@ def clean(deployment: Deployment, what: str) -> None:
         listed = "\n".join(f"    {name:8} {text}" for name, text in WHAT.items())
         problem = f"WHAT={what} names nothing to delete" if unknown else "nothing is deleted without its name"
         raise ConsoleError("clean", f"{problem}; there are:\n{listed}", "make clean WHAT=state,results (or WHAT=all)")
-    print("this stops the deployment and deletes:")
+    say("this stops the deployment and deletes:")
     for name in chosen:
-        print(f"  {name:8} {WHAT[name]}")
-    if sys.stdin.isatty() and input("delete them? [y/N] ").strip().lower() not in ("y", "yes"):
+        say(f"  {name:8} {WHAT[name]}")
+    if sys.stdin.isatty() and ask("delete them? [y/N] ") not in ("y", "yes"):
         raise ConsoleError("clean", "nothing was deleted", "answer y")
     down(deployment)
     _delete_volumes(deployment, chosen)
@@ -54,7 +55,7 @@ def clean(deployment: Deployment, what: str) -> None:
         images = deployment.docker.run(["image", "ls", "--quiet", "--filter", "label=multisite.inputs"]).out.split()
         if images:
             deployment.docker.run(["image", "rm", "--force", *sorted(set(images))], seconds=300)
-    print("deleted")
+    say("deleted")
 
 
 def _delete_volumes(deployment: Deployment, chosen: list[str]) -> None:

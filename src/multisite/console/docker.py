@@ -81,7 +81,8 @@ class Docker:
                 cwd=self.home,
                 env=self.env(),
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=seconds,
                 check=False,
                 stdin=subprocess.DEVNULL,
@@ -129,6 +130,13 @@ class Docker:
             exited = EXITED.match(status)
             found[service] = Container(service, identity, state, int(exited[1]) if exited else None, image, config_hash)
         return found
+
+    def published(self, service: str) -> tuple[str, int] | None:
+        """The host's address and port on which a service's container is published; None if it is not."""
+        form = '{{range .HostConfig.PortBindings}}{{range .}}{{or .HostIp "0.0.0.0"}} {{.HostPort}}{{end}}{{end}}'
+        found = self.containers().get(service)
+        told = self.run(["inspect", "--format", form, found.id]).out.split() if found else []
+        return (told[0], int(told[1])) if len(told) == 2 else None
 
     def local_sites(self) -> list[str]:
         """The sites that have a container here."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
-import tarfile
 
+from multisite.console.archive import unpack
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
+from multisite.console.text import say
 
 COPY_SECONDS = 60.0
 CONTAINER_UID = 1000
@@ -36,11 +36,10 @@ def export(deployment: Deployment, site: str) -> None:
         )
     kits = deployment.settings.home / "kits"
     kits.mkdir(mode=0o700, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(kits, filter="data")
+    unpack(done.stdout, kits, "kit")
     if os.getuid() == 0:  # the container's user; anybody else says so with chown on the site's host
         for path in [kits / site, *(kits / site).rglob("*")]:
             os.chown(path, CONTAINER_UID, CONTAINER_UID)
-    print(f"kits/{site} holds a private key: carry it to its host over a safe channel, then delete it here.")
-    print("There, with docker/compose.site.yaml:")
-    print(f"  SERVER_ADDRESS=... KIT=./{site} DATA=./data docker compose -f compose.site.yaml up -d")
+    say(f"kits/{site} holds a private key: carry it to its host over a safe channel, then delete it here.")
+    say("There, with docker/compose.site.yaml:")
+    say(f"  SERVER_ADDRESS=... KIT=./{site} DATA=./data docker compose -f compose.site.yaml up -d")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from multisite.console import report
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
+from multisite.console.text import clean, objects, say
 
 SYNC_SECONDS = 300.0
 COMMAND = ("python", "-m", "multisite.tracking.sync")
@@ -20,11 +20,11 @@ def _ask(deployment: Deployment, service: str, *arguments: str) -> list[dict[str
         ConsoleError: it does not answer.
     """
     result = deployment.docker.exec(service, *COMMAND, *arguments, seconds=SYNC_SECONDS + 60)
-    line = next((line for line in result.out.splitlines() if line.startswith("{")), "")
-    if not line:
+    told = objects(result.out)
+    if not told:
         problem = (result.err.strip().splitlines() or ["no answer"])[-1]
-        raise ConsoleError("metrics", f"{service}: {problem}", f"docker compose logs {service}")
-    return list(json.loads(line)["jobs"])
+        raise ConsoleError("metrics", f"{service}: {clean(problem)}", f"docker compose logs {service}")
+    return list(told[0]["jobs"])
 
 
 def status(deployment: Deployment) -> list[str]:
@@ -59,10 +59,10 @@ def sync(deployment: Deployment) -> int:
             left = job["pending"]
             pending += left
             why = f" ({job['state']}: {job['reason']})" if left and job["reason"] else ""
-            print(f"{service}, job {job['job_id']}: {delivered} records delivered, {left} pending{why}")
+            say(f"{service}, job {job['job_id']}: {delivered} records delivered, {left} pending{why}")
     if pending:
-        print("some metrics are not delivered; they are kept")
-        print("  next: a good key (secrets/wandb_api_key, then make up) and a backend that answers, then make sync again")
+        say("some metrics are not delivered; they are kept")
+        say("  next: a good key (secrets/wandb_api_key, then make up) and a backend that answers, then make sync again")
         return 1
-    print("nothing is pending")
+    say("nothing is pending")
     return 0

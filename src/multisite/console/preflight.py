@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
+import struct
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from multisite.console import images
@@ -13,6 +16,8 @@ from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
 
 IMAGE_GIB, RUN_GIB = 12, 1
+ANY_ADDRESS = "0.0.0.0"
+TCP, LISTENS = Path("/proc/net/tcp"), "0A"
 
 
 def check(settings: Settings, docker: Docker) -> list[str]:
@@ -27,8 +32,7 @@ def check(settings: Settings, docker: Docker) -> list[str]:
     info = ensure_engine(settings, docker)
     check_disk(info, images.exist(settings, docker))
     standing = [container.service for container in docker.containers().values() if container.state == "running"]
-    if "server" not in standing:
-        check_port(settings)
+    check_port(settings, docker.published("server") if "server" in standing else None)
     return standing
 
 
@@ -62,22 +66,41 @@ def check_disk(info: dict[str, Any], images_exist: bool) -> None:
         raise ConsoleError("disk", f"{free:.1f} GiB free in {root}, {needed} GiB needed", "free space: docker system prune")
 
 
-def check_port(settings: Settings) -> None:
+def check_port(settings: Settings, published: tuple[str, int] | None = None) -> None:
     """
+    Args:
+        settings: with the address and the port that the server is to have.
+        published: those that it has now, if it runs; it gives them up for the others.
+
     Raises:
-        ConsoleError: the server's port is taken, or its address is not this host's.
+        ConsoleError: the server's port is taken by somebody else, or its address is not this host's.
     """
     address, port = settings.address, settings.port
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise ConsoleError(
-                "port",
-                f"{address}:{port} can't be used ({error.strerror})",
-                "end what listens there (ss -ltnp), or set SERVER_PORT or BIND_ADDRESS in .env",
-            ) from None
+    if (address, port) == published:
+        return
+    own = published is not None and published[1] == port and ANY_ADDRESS in (address, published[0])
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, 0 if own else port))  # the server itself listens on one of the addresses that it is to have
+        if published is not None and own and listeners(port) - {published[0]}:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    except OSError as error:
+        raise ConsoleError(
+            "port",
+            f"{address}:{port} can't be used ({error.strerror})",
+            "end what listens there (ss -ltnp), or set SERVER_PORT or BIND_ADDRESS in .env",
+        ) from None
+
+
+def listeners(port: int) -> set[str]:
+    """The IPv4 addresses of this host on which somebody listens at a port, by the kernel's own list."""
+    try:
+        rows = [line.split() for line in TCP.read_text(encoding="ascii").splitlines()[1:]]
+    except OSError:
+        return set()
+    places = [row[1].split(":") for row in rows if row[3] == LISTENS]
+    return {socket.inet_ntoa(struct.pack("=I", int(address, 16))) for address, number in places if int(number, 16) == port}
 
 
 def wants_gpus(settings: Settings, docker: Docker) -> bool:

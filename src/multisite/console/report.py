@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from multisite.console.text import shorten
+
+LONGEST_CELL = 200
+LARGEST = 1e15
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns aligned with two spaces between them."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    """Columns aligned with two spaces between them; a cell that is absurdly long is shortened."""
+    cells = [[shorten(str(cell), LONGEST_CELL) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells)
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells)
 
 
 def clock(seconds: float) -> str:
@@ -26,13 +32,13 @@ def progress_line(row: dict[str, Any], rounds: int, elapsed: float) -> str:
         rounds: of the job.
         elapsed: seconds since the first round began.
     """
-    accuracy = f"global accuracy {row.get('accuracy', float('nan')):.4f}"
+    accuracy = f"global accuracy {number(row, 'accuracy'):.4f}"
     if "train_loss" not in row:
         return f"[{clock(elapsed)}] final      {row['site']}: {accuracy}"
     done = row["round"] + 1
     left = elapsed / done * (rounds - done)
     return (
-        f"[{clock(elapsed)}] round {done}/{rounds}  {row['site']}: loss {row['train_loss']:.3f}, "
+        f"[{clock(elapsed)}] round {done}/{rounds}  {row['site']}: loss {number(row, 'train_loss'):.3f}, "
         f"{accuracy} before it, about {clock(left)} left"
     )
 
@@ -43,15 +49,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         by_round.setdefault(row["round"], []).append(row)
     lines = []
-    for number, reports in sorted(by_round.items()):
+    for done, reports in sorted(by_round.items()):
         trained = [report for report in reports if "train_loss" in report]
         lines.append(
             (
-                number,
+                done,
                 f"{mean(reports, 'accuracy'):.4f}",
                 f"{mean(reports, 'loss'):.4f}",
                 f"{mean(trained, 'train_loss'):.4f}" if trained else "-",
-                f"{max(report['train_seconds'] for report in trained):.1f} s" if trained else "-",
+                f"{max(number(report, 'train_seconds') for report in trained):.1f} s" if trained else "-",
                 len(reports),
             )
         )
@@ -59,9 +65,15 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     return table(header, lines)
 
 
+def number(row: dict[str, Any], name: str) -> float:
+    """A value of a site's report; NaN if it sent none, or no number."""
+    value = row.get(name)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST else math.nan
+
+
 def mean(reports: Sequence[dict[str, Any]], name: str) -> float:
     """Mean of one column; NaN without values."""
-    values = [float(report[name]) for report in reports if name in report]
+    values = [number(report, name) for report in reports if name in report]
     return sum(values) / len(values) if values else float("nan")
 
 

@@ -108,6 +108,9 @@ class Settings:
             raise ConsoleError("settings", f"GPUS={self.get('GPUS')} is not one of {', '.join(GPUS)}", "correct it in .env")
         if self.get("LOG", "plain") not in ("plain", "detail", "json"):
             raise ConsoleError("settings", f"LOG={self.get('LOG')} is not plain, detail or json", "correct it in .env")
+        if self.get("ALLOW_CUSTOM_CODE", "no") not in ("yes", "no"):
+            problem = f"ALLOW_CUSTOM_CODE={self.get('ALLOW_CUSTOM_CODE')} is not yes or no"
+            raise ConsoleError("settings", problem, "correct it in .env")
         for name in ("CIFAR10_DIR", "CA_BUNDLE"):
             path = self.path(name)
             if path is not None and not path.exists():

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import os
 import queue
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from multisite.console import report
+from multisite.console.archive import unpack
 from multisite.console.deployment import ADMIN, Deployment, dataset
 from multisite.console.settings import ConsoleError
+from multisite.console.text import ask, clean, objects, say
 from multisite.federation.options import JobOptions
 
+RUNNING = "RUNNING"
 COMPLETED = "FINISHED:COMPLETED"
-QUIET_SECONDS = 900.0  # no line at all from the admin: a round may be long, an admin that hangs must not be waited for for ever
+QUIET_SECONDS = 180.0  # without a line from the admin, which says every 20 s that the server has the job running: it hangs
+OTHER_SECONDS = 900.0  # the same before the job runs, and while its results are fetched
 COPY_SECONDS = 300.0
 NEXT_STEPS = {
     "ShardError": "`make up` with the job's ALPHA, SEED and SITES prepares the shards",
@@ -42,7 +43,7 @@ class AdminStream:
         # A session of its own: Ctrl-C reaches this console, which asks, and not the command.
         self.process = subprocess.Popen(
             command, cwd=deployment.settings.home, env=deployment.docker.env(), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", start_new_session=True,
         )  # fmt: skip
         self.errors: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -58,24 +59,40 @@ class AdminStream:
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.errors = [*self.errors[-19:], line.rstrip()]
+            self.errors = [*self.errors[-19:], clean(line)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        while True:
-            try:
-                line = self._lines.get(timeout=QUIET_SECONDS)
-            except queue.Empty:
-                raise ConsoleError("submit", f"no news from the admin for {QUIET_SECONDS:.0f} s", "make status") from None
-            if line is None:
-                return
-            if line.startswith("{"):
-                yield json.loads(line)
+        return events(self._lines)
 
     def close(self) -> None:
         """Ends the command, if it has not ended."""
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(timeout=20)
+
+
+def events(lines: queue.Queue[str | None]) -> Iterator[dict[str, Any]]:
+    """What the admin says, until it has no more to say.
+
+    Raises:
+        ConsoleError: it said nothing for longer than an admin that works does, however long a round is.
+    """
+    patience = OTHER_SECONDS
+    while True:
+        try:
+            line = lines.get(timeout=patience)
+        except queue.Empty:
+            raise ConsoleError(
+                "submit",
+                f"nothing new from the admin for {patience:.0f} s; the job may go on",
+                "make status; if that hangs too: docker compose restart admin",
+            ) from None
+        if line is None:
+            return
+        for event in objects(line):
+            if event["event"] == "status":
+                patience = QUIET_SECONDS if event["status"] == RUNNING else OTHER_SECONDS
+            yield event
 
 
 @dataclasses.dataclass
@@ -159,9 +176,8 @@ class Following:
             timeout=COPY_SECONDS, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if done.returncode:
-            raise ConsoleError("results", done.stderr.decode(errors="replace").strip()[-500:], f"make results JOB={job_id}")
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            archive.extractall(results, filter="data")
+            raise ConsoleError("results", clean(done.stderr.decode(errors="replace").strip()[-500:]), f"make results JOB={job_id}")
+        unpack(done.stdout, results, "results")
         return str(results / job_id)
 
     def _ask(self) -> int:
@@ -172,7 +188,7 @@ class Following:
         answer = ""
         if sys.stdin.isatty():
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            answer = input(f"\njob {self.job_id} is running. [l]eave it running, or [a]bort it? ").strip().lower()
+            answer = ask(f"\njob {self.job_id} is running. [l]eave it running, or [a]bort it? ")
         if answer.startswith("a"):
             return abort(self.deployment, self.job_id) or 130
         say(f"job {self.job_id} goes on. `make follow JOB={self.job_id}` watches it, `make abort JOB={self.job_id}` ends it.")
@@ -181,11 +197,6 @@ class Following:
 
 def _interrupt(number: int, frame: object) -> None:
     raise Interrupted
-
-
-def say(text: str) -> None:
-    """One line on stdout, at once."""
-    print(text, flush=True)
 
 
 def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> int:
@@ -197,10 +208,13 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
     Raises:
         ConsoleError: a step failed.
     """
-    if client_stream != deployment.streams_from_clients:
-        _refuse_while_jobs_run(deployment, client_stream)
     answer = deployment.ensure_up(client_stream)
     say(deployment.table(answer))
+    if deployment.settings.get("ALLOW_CUSTOM_CODE") == "yes":
+        key = " and the W&B key" if client_stream else ""
+        say(
+            f"\nALLOW_CUSTOM_CODE=yes: code of a job runs as the site's user here, and can read the site's private key, its data{key}"
+        )
     data = dataset(answer["resources"], options.alpha, options.seed)
     if data == "synthetic":
         say("\nSYNTHETIC DATA STANDS IN FOR CIFAR-10: set CIFAR10_DIR to a local copy for a real result")
@@ -209,34 +223,6 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
     options = dataclasses.replace(options, dataset=data, streamed_to_server=not client_stream, streamed_to_clients=client_stream)
     say("")
     return Following(deployment).watch(["submit", *options.as_arguments()])
-
-
-def _refuse_while_jobs_run(deployment: Deployment, client_stream: bool) -> None:
-    """Moving the key recreates containers, which would kill a running job: only when told so."""
-    if not deployment.docker.running("admin") or not deployment.docker.running("server"):
-        return
-    lines = deployment.admin("jobs")
-    running = [
-        job["job_id"]
-        for line in lines
-        if line["event"] == "jobs"
-        for job in line["jobs"]
-        if not job["status"].startswith("FINISHED")
-    ]
-    if not running:
-        return
-    where = "the sites" if client_stream else "the server"
-    if sys.stdin.isatty():
-        answer = input(f"job {running[0]} is running, and moving the key to {where} would kill it. Go on? [y/N] ")
-        if answer.strip().lower() in ("y", "yes"):
-            return
-    elif os.environ.get("FORCE") == "yes":
-        return
-    raise ConsoleError(
-        "submit",
-        f"job {running[0]} is running, and moving the key to {where} would kill it",
-        f"wait for it (make follow JOB={running[0]}), abort it, or FORCE=yes",
-    )
 
 
 def abort(deployment: Deployment, job_id: str) -> int:

@@ -50,6 +50,18 @@ def test_a_progress_line_without_accuracy_says_so() -> None:
     assert "accuracy nan" in report.progress_line({"round": 0, "site": "site-1"}, 1, 1.0)
 
 
+def test_a_site_that_sends_no_number_where_one_belongs_breaks_no_line() -> None:
+    odd = row(0, "site-1", 0.5, train_loss="low", train_seconds={}, examples=None)
+    odd["accuracy"] = True
+    assert report.progress_line(odd, 4, 1.0).endswith("loss nan, global accuracy nan before it, about 0:03 left")
+    assert report.summary([odd]).splitlines()[1].split() == ["0", "nan", "1.0000", "nan", "nan", "s", "1"]
+    assert "e+" not in report.progress_line(row(0, "site-1", 1e300), 4, 1.0)
+
+
+def test_a_cell_that_is_absurdly_long_does_not_make_the_table_so() -> None:
+    assert max(map(len, report.table(("site",), [("x" * 10_000,), ("y",)]).splitlines())) < 250
+
+
 def test_the_summary_has_a_line_a_round_with_means_over_sites() -> None:
     rows = [
         row(0, "site-1", 0.1, **TRAINED),

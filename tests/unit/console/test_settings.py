@@ -8,7 +8,7 @@ import pytest
 
 from multisite.console.settings import MANAGED, ConsoleError, Settings, read_env
 
-NAMES = ("SERVER_PORT", "GPUS", "LOG", "CIFAR10_DIR", "CA_BUNDLE", "WANDB_KEY_FILE", "BIND_ADDRESS", "ROUNDS")
+NAMES = ("SERVER_PORT", "ALLOW_CUSTOM_CODE", "GPUS", "LOG", "CIFAR10_DIR", "CA_BUNDLE", "WANDB_KEY_FILE", "BIND_ADDRESS", "ROUNDS")
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,7 @@ def test_a_path_is_relative_to_the_projects_folder(tmp_path: Path) -> None:
         ("SERVER_PORT=http", "SERVER_PORT=http is no port"),
         ("SERVER_PORT=80.5", "SERVER_PORT=80.5 is no port"),
         ("GPUS=some", "GPUS=some is not one of auto, none, all"),
+        ("ALLOW_CUSTOM_CODE=true", "ALLOW_CUSTOM_CODE=true is not yes or no"),
         ("LOG=loud", "LOG=loud is not plain, detail or json"),
         ("CIFAR10_DIR=absent", "/absent does not exist"),
         ("CA_BUNDLE=absent.pem", "/absent.pem does not exist"),

