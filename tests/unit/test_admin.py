@@ -108,11 +108,11 @@ def test_of_a_job_that_only_waits_nothing_is_told_so_that_whoever_follows_it_giv
     assert told == ["SUBMITTED", admin_commands.COMPLETED]
 
 
-def test_a_site_that_offers_what_json_can_not_say_has_offered_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_that_offers_what_json_can_not_say_has_offered_nothing_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     flare = Flare()
     monkeypatch.setattr(admin_commands, "RESOURCES_SECONDS", 0.2)
     monkeypatch.setattr(flare, "report_resources", lambda *_: {"site-1": "{(1, 2): 3, 'x': {4}}"}, raising=False)
-    assert admin_commands._resources(cast(Session, flare), ["site-1"]) == {}
+    assert admin_commands._resources(cast(Session, flare), ["site-1"]) == {"site-1": {"device": "-", "shards": {}}}
 
 
 class Logins:

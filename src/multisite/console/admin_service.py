@@ -161,7 +161,8 @@ def run(command: Callable[..., int], arguments: argparse.Namespace, pool: Pool, 
         with pool.session(getattr(arguments, "timeout", CONNECT_SECONDS)) as flare:
             return command(flare, arguments, emit)
     except NoConnection as error:
-        emit("error", message=f"the server does not answer: {error}", next="docker compose ps server; docker compose logs server")
+        next_step = "docker compose ps server; docker compose logs server"
+        emit("error", message=f"the server does not answer: {error}", next=next_step, no_server=True)
         return EXIT_NO_SERVER
     except JobNotFound:
         emit("error", message=f"no job {getattr(arguments, 'job', '')}", next="`make status` lists them")

@@ -15,7 +15,8 @@ from multisite.console import images, preflight, report, running_jobs
 from multisite.console.containers import ONE_SHOTS, Containers, as_wanted
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
-from multisite.console.text import clean, objects, quoted
+from multisite.console.text import objects, quoted
+from multisite.federation.text import clean
 
 REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0

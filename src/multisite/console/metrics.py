@@ -7,7 +7,8 @@ from typing import Any
 from multisite.console import report
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
-from multisite.console.text import clean, objects, say
+from multisite.console.text import objects, say
+from multisite.federation.text import clean
 
 SYNC_SECONDS = 300.0
 COMMAND = ("python", "-m", "multisite.tracking.sync")

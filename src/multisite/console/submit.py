@@ -17,14 +17,16 @@ from multisite.console import report
 from multisite.console.archive import unpack
 from multisite.console.deployment import ADMIN, Deployment, dataset
 from multisite.console.settings import ConsoleError
-from multisite.console.text import ask, clean, objects, say
+from multisite.console.text import ask, objects, say
 from multisite.federation.options import JobOptions
+from multisite.federation.text import clean
 
 RUNNING = "RUNNING"
 COMPLETED = "FINISHED:COMPLETED"
 QUIET_SECONDS = 180.0  # without a line from the admin, which says every 20 s that the server has the job running: it hangs
 OTHER_SECONDS = 900.0  # the same before the job runs, and while its results are fetched
 COPY_SECONDS = 300.0
+ADMIN_SECONDS = 120  # for a server that has gone to be back
 NEXT_STEPS = {
     "ShardError": "`make up` with the job's ALPHA, SEED and SITES prepares the shards",
     "OutOfMemoryError": "a smaller BATCH_SIZE, or more SITE_MEMORY in .env",
@@ -33,6 +35,10 @@ NEXT_STEPS = {
 
 class Interrupted(Exception):
     """Ctrl-C."""
+
+
+class ServerGone(ConsoleError):
+    """The server does not answer."""
 
 
 class AdminStream:
@@ -111,29 +117,43 @@ class Following:
         Returns:
             0 if the job completed, 1 if it failed, 130 if the person left it running or aborted it.
         """
-        stream = AdminStream(self.deployment, arguments)
         previous = signal.signal(signal.SIGINT, _interrupt)
+        try:
+            try:
+                return self._watch(arguments)
+            except ServerGone as gone:
+                if not self.job_id:
+                    raise
+                say(
+                    f"{gone}\njob {self.job_id} may be lost: waiting up to {ADMIN_SECONDS} s for the server, to see what became of it"
+                )
+            return self._watch(["follow", self.job_id, "--timeout", str(ADMIN_SECONDS)])
+        except Interrupted:
+            return self._ask()
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _watch(self, arguments: list[str]) -> int:
+        stream = AdminStream(self.deployment, arguments)
         try:
             for line in stream:
                 if line["event"] == "finished":
                     return self._finish(line)
                 self._show(line)
             raise ConsoleError("submit", "; ".join(stream.errors[-3:]) or "the admin's command ended early", "make status")
-        except Interrupted:
-            return self._ask()
         finally:
-            signal.signal(signal.SIGINT, previous)
             stream.close()
 
     def _show(self, line: dict[str, Any]) -> None:
         if line["event"] == "error":
-            raise ConsoleError("submit", line["message"], line.get("next", "make status"))
+            problem = ServerGone if line.get("no_server") else ConsoleError
+            raise problem("submit", line["message"], line.get("next", "make status"))
         if line["event"] == "submitted":
             self.job_id, self.rounds = line["job_id"], line["rounds"]
             say(f"job {self.job_id} submitted: {self.rounds} rounds on {', '.join(line['sites'])}")
         elif line["event"] == "status":
             say(f"job is {line['status']}")
-        elif line["event"] == "report":
+        elif line["event"] == "report" and line["row"] not in self.rows:  # followed again, it begins at the first round
             self.rows.append(line["row"])
             self.started = line["started"]
             say(report.progress_line(line["row"], line["rounds"], max(0.0, time.time() - self.started)))

@@ -8,41 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from typing import Any, TextIO
 
-LONGEST_FIELD = 500
+from multisite.federation.text import clean, shorten, visible, without_sequences
+
 LONGEST_LINE = 4000
 DEEPEST = 20
-# Escape sequences go as a whole: what is left of one would be read as text. A string that has no end stops at its line's.
-STRINGS = re.compile("(?:\x1b[P\\]X^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)?")
-SEQUENCES = re.compile("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?")
-BREAKS = re.compile("[\t\n\x0b\x0c\r\x85\u2028\u2029]+")
-# C0, DEL and C1; marks that turn the reading direction, that have no width, or that hide text (tags); halves of a character.
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-
-def clean(told: object, most: int = LONGEST_FIELD) -> str:
-    """One line of plain text, at most about `most` characters long, from whatever it was."""
-    # What is far too long to be shown is not searched either.
-    return shorten(INVISIBLE.sub("", BREAKS.sub(" ", _plain(str(told)[: 20 * most]))).strip(), most)
 
 
 def quoted(told: str, most: int = 15) -> str:
     """The last lines of a log, each marked as a quotation: none of them reads as a line of the console's own."""
     return "\n".join(f"  | {clean(line)}" for line in told.strip().splitlines()[-most:])
-
-
-def shorten(text: str, most: int) -> str:
-    """The text, or its beginning and how much is missing."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most} more)"
-
-
-def _plain(text: str) -> str:
-    return SEQUENCES.sub("", STRINGS.sub("", text))
 
 
 def parse(line: str) -> dict[str, Any]:
@@ -84,7 +61,7 @@ def _cleaned(value: Any, depth: int = 0) -> Any:
 def say(text: object = "", file: TextIO | None = None) -> None:
     """Prints lines at once, without anything but text in them. Lines are the console's own: what others wrote went through `clean`."""
     lines = str(text).replace("\r\n", "\n").split("\n")
-    shown = "\n".join(shorten(INVISIBLE.sub("", _plain(line).replace("\r", " ")), LONGEST_LINE) for line in lines)
+    shown = "\n".join(shorten(visible(without_sequences(line).replace("\r", " ")), LONGEST_LINE) for line in lines)
     stream = file or sys.stdout
     encoding = stream.encoding or "utf-8"  # a terminal that can't show a letter gets its number
     print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
@@ -97,4 +74,4 @@ def warn(text: object) -> None:
 
 def ask(question: str) -> str:
     """A person's answer, in small letters; only where there is a terminal (`sys.stdin.isatty()`)."""
-    return input(shorten(INVISIBLE.sub("", _plain(question)), LONGEST_LINE)).strip().lower()
+    return input(shorten(visible(without_sequences(question)), LONGEST_LINE)).strip().lower()

@@ -28,7 +28,7 @@ from multisite.federation import bell, job_messages
 from multisite.federation.aggregator import ExactMean
 from multisite.federation.progress import COMPLETE_EVENT, PROBLEM_EVENT
 from multisite.federation.results import ResultRefused, check_metrics
-from multisite.federation.text import plain
+from multisite.federation.text import clean
 from multisite.federation.timers import result_bell
 from multisite.federation.watch import SiteWatch
 
@@ -103,12 +103,12 @@ class EvaluatedFedAvg(FedAvg):
 
     def _take_state(self, site: str, report: dict[str, Any]) -> None:
         self._watch.reported(site, str(report["state"]), str(report["task"]), int(report["round"]))
-        if (error := plain(report["error"])) and error != self._problems.get(site):
+        if (error := clean(report["error"])) and error != self._problems.get(site):
             self._stop({site: error})
 
     def _take_problem(self, sender: str, content: dict[str, Any]) -> None:
         if sender == FQCN.ROOT_SERVER:
-            self._watch.ended(str(content["site"]), plain(content["reason"]))
+            self._watch.ended(str(content["site"]), clean(content["reason"]))
 
     def _look_for_problems(self) -> None:
         while self._running.is_set() and not self._problems:
@@ -146,9 +146,9 @@ class EvaluatedFedAvg(FedAvg):
             self._watch.answered(site)
             claimed = fl_ctx.get_peer_context().get_identity_name()  # what the site's process says; the other is NVFlare's
             if claimed != site:
-                self._stop({site: f"its result is refused: it claims to be from {plain(claimed, 60)}"})
+                self._stop({site: f"its result is refused: it claims to be from {clean(claimed, 60)}"})
             if (code := result.get_return_code()) not in (None, ReturnCode.OK):
-                self._stop({site: f"its executor failed ({plain(code, 60)})"})
+                self._stop({site: f"its executor failed ({clean(code, 60)})"})
             process(client_task, fl_ctx)
             if not self._problems and fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is not True:
                 self._stop({site: "its result is refused: it can't be read"})

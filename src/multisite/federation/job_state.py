@@ -19,7 +19,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from multisite.federation import job_messages
 from multisite.federation.progress import SITE_ERROR
-from multisite.federation.text import plain
+from multisite.federation.text import clean
 
 PERIOD_SECONDS = 5.0
 NO_TASK = ("", -1)
@@ -61,7 +61,7 @@ class JobState(FLComponent):
         data = AnalyticsData.from_dxo(from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
         abort = fl_ctx.get_run_abort_signal()
         if data is not None and data.tag == SITE_ERROR and not (abort and abort.triggered):  # or the job ends for another's sake
-            self._error = plain(data.value)
+            self._error = clean(data.value)
             self._report_now.set()
 
     def report(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.widgets.info_collector import InfoCollector
 from nvflare.widgets.widget import Widget
 
-from multisite.federation.text import cell, number, plain
+from multisite.federation.text import cell, clean, number
 
 STATS_GROUP = "multisite"
 SITE_ERROR = "multisite/error"  # tag of a text that a site's training script logs before it fails, see `job_state.py`
@@ -104,7 +104,7 @@ class RoundReporter(Widget):
         reported = {**(model.meta or {}), **(model.metrics or {})}
         numbers = {name: number(reported.get(name)) for name in COLUMNS if name not in TEXTS}
         row: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
-        row |= {name: plain(reported.get(name, ""), LONGEST_NAME) for name in TEXTS}
+        row |= {name: clean(reported.get(name, ""), LONGEST_NAME) for name in TEXTS}
         row["round"] = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0))
         row["site"] = fl_ctx.get_peer_context().get_identity_name()  # the controller refuses a name that is not the sender's
         with self._lock:
@@ -114,9 +114,9 @@ class RoundReporter(Widget):
 
     def _accept_problems(self, problems: dict[str, str]) -> None:
         with self._lock:
-            self._errors |= {plain(site, LONGEST_NAME): plain(reason) for site, reason in problems.items()}
+            self._errors |= {clean(site, LONGEST_NAME): clean(reason) for site, reason in problems.items()}
         for site, reason in problems.items():
-            self.logger.error(f"{plain(site, LONGEST_NAME)} failed: {plain(reason)}")
+            self.logger.error(f"{clean(site, LONGEST_NAME)} failed: {clean(reason)}")
         self._save()
 
     def _save(self) -> None:

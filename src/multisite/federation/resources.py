@@ -13,7 +13,7 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.resource_managers.gpu_resource_manager import GPUResourceManager
 
-from multisite.federation.text import number, plain
+from multisite.federation.text import clean, number
 
 DATA = Path("/data")
 LONGEST_REPORT, MOST_SHARDS = 64 * 1024, 100
@@ -44,8 +44,8 @@ def read_report(text: str) -> dict[str, Any]:
     for name, shard in list(held.items())[:MOST_SHARDS] if isinstance(held, dict) else []:
         if isinstance(shard, dict) and isinstance(shard.get("examples"), int):
             numbers = {key: number(shard.get(key)) for key in ("alpha", "seed")}
-            kept[plain(name, 60)] = {"examples": shard["examples"], "dataset": plain(shard.get("dataset", ""), 60), **numbers}
-    return {"device": plain(report.get("device", "-"), 60), "shards": kept}
+            kept[clean(name, 60)] = {"examples": shard["examples"], "dataset": clean(shard.get("dataset", ""), 60), **numbers}
+    return {"device": clean(report.get("device", "-"), 60), "shards": kept}
 
 
 def shards(data: Path = DATA) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 
-from multisite.federation.text import plain
+from multisite.federation.text import clean
 
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # array's name -> shape, type
 
@@ -46,7 +46,7 @@ def check_result(model: FLModel, expected: Expected | None, most_steps: float) -
         ResultRefused: it is not used.
     """
     if model.params_type not in (None, ParamsType.FULL, ParamsType.FULL.value):
-        raise ResultRefused(f"it is not a whole model but {plain(model.params_type, 40)}")
+        raise ResultRefused(f"it is not a whole model but {clean(model.params_type, 40)}")
     params = model.params
     if not isinstance(params, dict) or not params:
         raise ResultRefused("it has no arrays")
@@ -69,8 +69,8 @@ def check_metrics(metrics: object) -> None:
     if not isinstance(metrics, dict) or len(metrics) > MOST_METRICS:
         raise ResultRefused(f"its metrics are not a dictionary of at most {MOST_METRICS} numbers")
     for name, value in metrics.items():
-        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_METRIC_NAME or plain(name) != name:
-            raise ResultRefused(f"a metric's name is not a short line of text: {plain(name, 40)!r}")
+        if not isinstance(name, str) or not 0 < len(name) <= LONGEST_METRIC_NAME or clean(name) != name:
+            raise ResultRefused(f"a metric's name is not a short line of text: {clean(name, 40)!r}")
         if not isinstance(value, (int, float)):
             continue  # nothing is computed from it
         if not math.isfinite(value):
@@ -81,7 +81,7 @@ def check_metrics(metrics: object) -> None:
 
 def _check_names(params: dict[Any, Any], expected: Expected) -> None:
     missing = [name for name in expected if name not in params]
-    extra = [plain(name, 60) for name in params if name not in expected]
+    extra = [clean(name, 60) for name in params if name not in expected]
     if missing or extra:
         found = [f"{len(names)} {what} ({_some(names)})" for names, what in ((missing, "missing"), (extra, "unknown")) if names]
         raise ResultRefused(f"its arrays are not the network's: {', '.join(found)}")
@@ -93,21 +93,21 @@ def _some(names: list[str]) -> str:
 
 def _check_array(name: str, value: object, expected: tuple[tuple[int, ...], str] | None) -> None:
     if not isinstance(value, np.ndarray):
-        raise ResultRefused(f"{plain(name, 60)} is no array but {plain(type(value).__name__, 40)}")
+        raise ResultRefused(f"{clean(name, 60)} is no array but {clean(type(value).__name__, 40)}")
     shape, dtype = expected if expected is not None else (value.shape, str(value.dtype))
     if str(value.dtype) != dtype or value.dtype.kind != "f":
-        raise ResultRefused(f"array {plain(name, 60)} is of type {value.dtype}, not {dtype if expected else 'floating-point'}")
+        raise ResultRefused(f"array {clean(name, 60)} is of type {value.dtype}, not {dtype if expected else 'floating-point'}")
     if value.shape != tuple(shape):
         raise ResultRefused(f"array {name} has the shape {list(value.shape)}, not {list(shape)}")
     if not np.isfinite(value).all():
-        raise ResultRefused(f"array {plain(name, 60)} has values that are not finite (NaN or infinity): {DIVERGED}")
+        raise ResultRefused(f"array {clean(name, 60)} has values that are not finite (NaN or infinity): {DIVERGED}")
 
 
 def _check_weight(steps: object, most: float) -> None:
     if steps is None:
         return  # counts as one step
     if isinstance(steps, bool) or not isinstance(steps, (int, float)) or not math.isfinite(steps):
-        raise ResultRefused(f"its weight (steps of this round) is no number but {plain(steps, 40)!r}")
+        raise ResultRefused(f"its weight (steps of this round) is no number but {clean(steps, 40)!r}")
     if not 0 < steps <= most:
         raise ResultRefused(
             f"its weight is {steps:g} steps, and this job allows more than 0 and at most {most:g}; next: MAX_EXAMPLES"

