@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from multisite.tracking.delivery import Delivery
+from multisite.tracking.files import save_json
 from multisite.tracking.records import LogWriter
-from multisite.tracking.spool import SERVER, Job, Spool, save_json
+from multisite.tracking.spool import SERVER, Job, Spool
 from tests.wandb_backend.client import BackendState, rows, set_faults
 from tests.wandb_backend.keys import KeyRing
 from tests.wandb_backend.server import WandbBackend

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multisite.tracking import forwarder
-from multisite.tracking.forwarder import DONE, ROUTE, Forwarder, Intake
+from multisite.tracking.files import save_json
+from multisite.tracking.forwarder import DONE, ROUTE, Forwarder
+from multisite.tracking.intake import Intake
 from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import Spool, save_json
+from multisite.tracking.spool import Spool
 
 SITE = "site-1"
 
@@ -23,12 +25,18 @@ class Federation:
     def __init__(self, folder: Path, forwards: bool = True) -> None:
         self.site, self.server = Spool(folder / "site"), Spool(folder / "server")
         self.job = self.site.job("job-1")
+        self.known = {"job-1"}
+        self.asked: list[str] = []
         self.log = LogWriter(self.job.origin(SITE).log)
         save_json(self.job.origin(SITE).folder / ROUTE, {"forwards": forwards})
-        self.intake = Intake(self.server)
+        self.intake = Intake(self.server, self.knows)
         self.forwarder = Forwarder(self.site, self.send)
         self.lose_request = self.lose_answer = False
         self.logged = 0
+
+    def knows(self, job: str) -> bool:
+        self.asked.append(job)
+        return job in self.known
 
     def send(self, message: dict[str, Any]) -> dict[str, Any] | None:
         if self.lose_request:
@@ -45,9 +53,13 @@ class Federation:
         self.forwarder = Forwarder(self.site, self.send)
 
     def restart_server(self) -> None:
-        for log in self.intake._logs.values():
-            log.close()
-        self.intake = Intake(self.server)
+        self.close_logs()
+        self.intake = Intake(self.server, self.knows)
+
+    def close_logs(self) -> None:
+        for sender in self.intake._senders.values():
+            for job in list(sender.logs):
+                sender.close(job)
 
     def kill_job(self) -> None:
         self.log.close()

@@ -12,8 +12,9 @@ import pytest
 
 from multisite.tracking import delivery
 from multisite.tracking.delivery import Delivery, Writing, sweep
+from multisite.tracking.files import checked_name, load_json, save_json
 from multisite.tracking.records import LogWriter
-from multisite.tracking.spool import SERVER, Account, Spool, checked_name, load_json, save_json
+from multisite.tracking.spool import SERVER, Account, Spool
 
 DAY = 86_400
 
