@@ -50,7 +50,7 @@ class TrackingAgent(FLComponent):
                 return
             self._delivery.start()
             if isinstance(engine, ServerEngine):
-                self._take_in(engine, Intake(spool, _known_jobs(engine)))
+                self._take_in(engine, Intake(spool, known_jobs(engine)))
             else:
                 threading.Thread(target=self._forward, args=(engine, spool), daemon=True, name="metrics-forwarder").start()
         elif event_type == EventType.SYSTEM_END:
@@ -97,8 +97,8 @@ class TrackingAgent(FLComponent):
                 pause = JOB_SECONDS
 
 
-def _known_jobs(engine: Any) -> Knows:
-    """Whether NVFlare's job store has a job of that id. It looks at that job's own folder, however many the store has."""
+def known_jobs(engine: Any) -> Knows:
+    """Whether NVFlare's job store has a job of that id: it looks at that job's own folder, however many there are."""
 
     def knows(job_id: str) -> bool:
         manager = engine.get_component(SystemComponents.JOB_MANAGER)

@@ -163,12 +163,15 @@ def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ArgumentRefused: it is not as the receiver or the recorder writes it.
     """
-    owner = content.get("owner", "")
+    for name in ("wandb", "owner"):
+        if name not in content:
+            raise ArgumentRefused(f"{name} is missing")
+    owner = content["owner"]
     if not isinstance(owner, str) or (owner and not NAME.fullmatch(owner)):
         raise ArgumentRefused("owner must be the name of a site")
     artifact = content.get("artifact", False)
     return {
-        "wandb": checked_wandb_args(content.get("wandb", {})),
+        "wandb": checked_wandb_args(content["wandb"]),
         "axes": checked_axes(content.get("axes", {})),
         "owner": owner,
         # Jobs from before this was a yes or no have the place here, which is always the same.

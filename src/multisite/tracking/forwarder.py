@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from multisite.tracking.files import clean, read_json, route, save_json
+from multisite.tracking.files import Damaged, clean, read_json, route, save_json, whole
 from multisite.tracking.records import LogReader, frame, is_open
 from multisite.tracking.spool import Job, Origin, Spool
 
@@ -146,7 +146,7 @@ class Forwarder:
 
     def _ask(self, passage: Passage, start: int, data: bytes, news: dict[str, Any]) -> dict[str, Any] | None:
         answer = self._send({"job": passage.job.id, "offset": start, "data": data, **news})
-        problem = "the server does not answer" if answer is None else str(answer.get("error", ""))
+        problem = "the server does not answer" if answer is None else str(answer.get("error", "")) or _malformed(answer)
         passage.unknown = bool(answer and answer.get("unknown"))
         if problem and problem != passage.problem:
             then = f"; next: restore the job there, or delete {passage.job.folder} here" if passage.unknown else ""
@@ -165,21 +165,31 @@ class Forwarder:
     def _heed(passage: Passage, answer: dict[str, Any], news: dict[str, Any]) -> None:
         passage.known, passage.told = True, news
         if answer.get("freed"):
-            _mark_done(passage, int(answer["delivered"]))
+            _mark_done(passage, answer["delivered"])
             return
-        size = int(answer["size"])
+        size = answer["size"]
         if passage.forwards and size != passage.reader.offset:
             passage.reader = LogReader(passage.origin.log)
             while passage.reader.offset < size and passage.reader.read(min(BATCH_BYTES, size - passage.reader.offset)):
                 pass
         if not news["closed"] or (passage.reader.unread and passage.forwards):
             return
-        delivered = int(answer.get("delivered", 0)) if passage.forwards else int(news["delivered"])
+        delivered = int(answer["delivered"]) if passage.forwards else int(news["delivered"])
         if delivered >= news["logged"]:
             _mark_done(passage, delivered)
         else:
             passage.retry_at = time.monotonic() + passage.poll
             passage.poll = min(passage.poll * 1.5, DELIVERY_POLL_SECONDS[1])
+
+
+def _malformed(answer: dict[str, Any]) -> str:
+    """What is wrong with an answer; empty if nothing."""
+    try:
+        whole(answer, "size")
+        whole(answer, "delivered")
+    except Damaged as damaged:
+        return f"the server's answer can't be used: {damaged}"
+    return ""
 
 
 def _mark_done(passage: Passage, delivered: int) -> None:

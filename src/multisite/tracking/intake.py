@@ -203,6 +203,12 @@ class Intake:
         self._note_refusal(site, "server", reason)
         return {"error": reason}
 
+    def close(self) -> None:
+        """Closes every log: another process may take in from now on."""
+        for sender in self._senders.values():
+            for job in list(sender.logs):
+                sender.close(job)
+
     def _take(self, site: str, sender: Sender, message: Any) -> dict[str, Any]:
         word, name, offset, data = checked_message(message, self.limits)
         if not (self.spool.root / name).is_dir():

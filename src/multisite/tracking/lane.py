@@ -21,7 +21,7 @@ class Lane:
         self.confirmed = 0
         self.aside: dict[str, Any] = {}  # see `files.set_aside_word`; empty while no record was
         self.trouble: Refusal | None = None  # why there is no run
-        self.retry_at = 0.0
+        self.retry_at, self.pause = 0.0, 0.0
 
     @property
     def outstanding(self) -> int:

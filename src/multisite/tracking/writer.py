@@ -32,7 +32,7 @@ CONFIRM_SECONDS = 5.0
 STALL_SECONDS = 30.0
 LATE_SECONDS = 5.0  # how long a finished job waits for a site that is not closed
 RETRY_SECONDS = (2.0, 15.0)
-LANE_SECONDS = 15.0  # until a run that could not be opened is tried again
+LANE_SECONDS = (30.0, 300.0)  # until a run that could not be opened is tried again: a try takes 20 s, of every site of the job
 EXIT_DONE, EXIT_NO_KEY, EXIT_SETTINGS, EXIT_AGAIN = 0, 3, 4, 75
 
 
@@ -151,7 +151,8 @@ class JobWriter:
         """
         if lane.run is not None or time.monotonic() < lane.retry_at:
             return lane.run is not None
-        name, known = lane.origin.name, backend.rows([lane.origin.name])
+        started, name = time.monotonic(), lane.origin.name
+        known = backend.rows([name])
         before = known.get(name, 0)
         try:
             if known and before < lane.confirmed:
@@ -159,8 +160,10 @@ class JobWriter:
             run = backend.open(name)
         except Refusal as refusal:
             again = str(refusal) == str(lane.trouble)
-            lane.trouble, lane.retry_at = refusal, time.monotonic() + LANE_SECONDS
+            lane.pause = min(max(2 * lane.pause, LANE_SECONDS[0]), LANE_SECONDS[1])
+            lane.trouble, lane.retry_at = refusal, time.monotonic() + lane.pause
             self._note(lane, again)
+            self._progress += time.monotonic() - started  # nobody asked for rows meanwhile
             return False
         after = backend.rows([name]).get(name, 0)
         if before != after:  # a writer that was killed is still heard: its last lines are on their way
