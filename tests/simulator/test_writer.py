@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from multisite.tracking.backend import Backend
 from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import save_json
 from multisite.tracking.receiver import WandbReceiver
 from multisite.tracking.recorder import MetricsRecorder
-from multisite.tracking.records import LogWriter, Record
-from multisite.tracking.spool import SERVER, Account, Job, Spool
+from multisite.tracking.records import LogWriter
+from multisite.tracking.spool import SERVER, Job, Spool
 from multisite.tracking.writer import EXIT_SETTINGS
 from tests.wandb_backend.client import BackendState, rows, set_faults
 from tests.wandb_backend.keys import KeyRing
@@ -301,7 +300,7 @@ OPERATORS = [
 @pytest.mark.parametrize("component", ["receiver", "recorder"])
 @pytest.mark.parametrize(("operator", "place"), OPERATORS)
 def test_the_operators_entity_and_project_are_never_a_jobs_to_choose(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, component: str, operator: dict[str, str], place: tuple[str, str]
+    site: Site, monkeypatch: pytest.MonkeyPatch, component: str, operator: dict[str, str], place: tuple[str, str]
 ) -> None:
     for name, value in operator.items():
         monkeypatch.setenv(name, value)
@@ -310,10 +309,9 @@ def test_the_operators_entity_and_project_are_never_a_jobs_to_choose(
     cls = WandbReceiver if component == "receiver" else MetricsRecorder
     arguments = cls(wandb_args=given).wandb_args
     assert arguments is not None
-    backend = Backend({"wandb": arguments}, "job-9", KEY, tmp_path / "wandb")
-    run = backend.open("site-1")
-    run.log(Record(1.0, 1, {"value": 1}))
-    run.finish(Account(), 1)
-    wait_for(lambda: backend.rows(["site-1"]) == {"site-1": 1})
+    save_json(site.job.settings_file, {"wandb": arguments, "axes": {}, "owner": SERVER})
+    site.log(1)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
     (found,) = site.state().document["runs"].values()
     assert (found["entity"], found["project"]) == place
