@@ -220,8 +220,10 @@ def test_a_writer_opens_its_log_though_somebody_asks_all_the_time_whether_it_is_
     process = context.Process(target=_probe, args=(path, ready, ended))
     process.start()
     assert ready.wait(30)
-    for _ in range(1000):
-        LogWriter(path).close()
-    ended.set()
-    process.join(30)
+    try:
+        for _ in range(1000):
+            LogWriter(path).close()
+    finally:
+        ended.set()
+        process.join(30)
     assert process.exitcode == 0

@@ -294,3 +294,20 @@ def test_a_swept_job_is_remembered_for_sites_that_come_back(spool: Spool) -> Non
 
 def test_what_a_site_says_is_shown_without_control_characters() -> None:
     assert clean("a\x1b[2Jb\n\u202ec" + "x" * 1000) == ("a [2Jb  c" + "x" * 1000)[:400]
+
+
+def test_a_folder_that_can_not_be_read_is_reported_and_every_other_job_is_as_it_was(spool: Spool, tmp_path: Path) -> None:
+    settings(spool)
+    log(spool, "site-1", 5).close()
+    beside(spool)
+    folder = spool.job("job-1").origin("site-1").folder
+    folder.chmod(0)
+    try:
+        agent = Delivery(spool, tmp_path / "no-key")
+        agent.tick()
+        agent.stop()
+        reports = {report["job_id"]: report for report in sync.reports(Spool(spool.root))}
+    finally:
+        folder.chmod(0o755)
+    assert "Permission denied" in reports["job-1"]["problems"][0]
+    assert (reports["job-2"]["state"], reports["job-2"]["pending"]) == ("offline", 1)

@@ -53,7 +53,7 @@ def _troubles(told: dict[str, Any]) -> list[str]:
                     f"job {job['job_id']}, {site}: {account['set_aside']} records are no metrics and set aside ({job['reason']})"
                 )
     for site, kinds in sorted(told["refusals"].items()):
-        lines += [f"refused of {site}, {known['count']} times: {known['reason']}" for known in kinds.values()]
+        lines += [f"refused of {site}, at least {known['count']} times: {known['reason']}" for known in kinds.values()]
     return lines
 
 
