@@ -42,7 +42,8 @@ def test_a_damaged_file_a_record_set_aside_and_a_refusal_have_a_line_each_that_n
         deployment(aside, damaged, site_2={"unknown job": {"count": 20_000, "time": 1.0, "reason": "no job evil"}})
     )
     assert lines[2:] == [
-        "job job-1, site-2: 3 records are no metrics and set aside (site-2: 3 records set aside, first number 7: no JSON)",
+        "job job-1, site-2: 3 records are no metrics and set aside",
+        "job job-1: site-2: 3 records set aside, first number 7: no JSON",
         "job job-2: site.json: logged must be a whole number",
         "refused of site-2, at least 20000 times: no job evil",
     ]

@@ -77,6 +77,13 @@ def test_where_the_sites_deliver_the_report_says_which_of_them_can_not(spool: Sp
     assert (report["state"], report["reason"], report["pending"]) == ("refused", "site-2: W&B refused the API key", 4)
 
 
+def test_where_the_sites_deliver_a_note_of_one_of_them_is_said(spool: Spool) -> None:
+    told(spool, "site-1", forwards=False, logged=4, delivered=4, state="done")
+    told(spool, "site-2", forwards=False, logged=4, delivered=4, state="done", reason="2 records set aside")
+    report = spool.job("job-1").report()
+    assert (report["state"], report["reason"]) == ("done", "site-2: 2 records set aside")
+
+
 def age(spool: Spool, days: float) -> None:
     for path in spool.root.rglob("*"):
         if path.is_file():

@@ -49,9 +49,9 @@ def _troubles(told: dict[str, Any]) -> list[str]:
         lines += [f"job {job['job_id']}: {problem}" for problem in job["problems"]]
         for site, account in sorted(job["sites"].items()):
             if account["set_aside"]:
-                lines.append(
-                    f"job {job['job_id']}, {site}: {account['set_aside']} records are no metrics and set aside ({job['reason']})"
-                )
+                lines.append(f"job {job['job_id']}, {site}: {account['set_aside']} records are no metrics and set aside")
+        if job["reason"] and job["state"] in ("online", "done"):  # a note of the writer, here or on a site
+            lines.append(f"job {job['job_id']}: {job['reason']}")
     for site, kinds in sorted(told["refusals"].items()):
         lines += [f"refused of {site}, at least {known['count']} times: {known['reason']}" for known in kinds.values()]
     return lines

@@ -225,14 +225,12 @@ class Job:
         }
 
     def _word_of_sites(self) -> dict[str, Any]:
-        """What the writers on the sites said of themselves: the first trouble, if there is one."""
+        """What the writers on the sites said of themselves: the first trouble, or else the first note, if there is one."""
         words = [(origin.name, read_json(origin.told, site_word)[0]) for origin in self.origins()]
-        for site, word in words:
-            if word.get("state") in HOPELESS:
-                return {"state": word["state"], "reason": f"{site}: {word.get('reason', '')}"}
-        site, word = words[0] if words else ("", {})
-        reason = f"{site}: {word['reason']}" if word.get("reason") else ""
-        return {"state": word.get("state", ""), "reason": reason} if words else {}
+        trouble = [(site, word) for site, word in words if word.get("state") in HOPELESS]
+        noted = [(site, word) for site, word in words if word.get("reason")]
+        site, word = [*trouble, *noted, *words, ("", {})][0]
+        return {"state": word.get("state", ""), "reason": f"{site}: {word['reason']}" if word.get("reason") else ""}
 
 
 @dataclass
