@@ -158,7 +158,7 @@ def test_a_million_values_of_each_of_8_sites_are_within_the_limits() -> None:
     assert Limits().records > 8_000_000
 
 
-@pytest.mark.parametrize(("text", "megabytes"), [("", 2000), ("5", 5), ("none", 2000), ("-1", 2000), ("0", 2000), ("1e9", 2000)])
+@pytest.mark.parametrize(("text", "megabytes"), [("", 2000), ("5", 5), ("none", 2000), ("-1", 2000), ("0", 2000), ("1e9", 2000), ("0000000000099", 2000)])
 def test_the_limits_are_settings(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str, megabytes: int
 ) -> None:

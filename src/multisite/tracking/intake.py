@@ -83,7 +83,7 @@ class Limits:
 
 def _setting(name: str, default: int) -> int:
     text = os.environ.get(name, "").strip() or str(default)
-    if text.isdecimal() and 1 <= int(text[:12]) <= 10**9:
+    if text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= 10**9:
         return int(text)
     logger.error(
         "%s must be a whole number from 1 to 1000000000, not %.20r; %d holds; next: correct it in .env, make up",
