@@ -129,16 +129,18 @@ def bench_transport(folder: Path, values: int) -> None:
     from nvflare.private.defs import new_cell_message
 
     from multisite.tracking.agent import ANSWER_SECONDS, BUSY_SECONDS, CHANNEL, TOPIC
-    from multisite.tracking.forwarder import ROUTE, Forwarder, Intake
+    from multisite.tracking.files import save_json
+    from multisite.tracking.forwarder import ROUTE, Forwarder
+    from multisite.tracking.intake import Intake
     from multisite.tracking.records import LogReader, LogWriter, decode, whole_frames
-    from multisite.tracking.spool import Spool, save_json
+    from multisite.tracking.spool import Spool
 
     url = "tcp://127.0.0.1:18902"
     server = CoreCell("server", url, False, {})
     server.start()
     site = CoreCell("site-1", url, False, {})
     site.start()
-    intake, delays = Intake(Spool(folder / "server")), []
+    intake, delays = Intake(Spool(folder / "server"), lambda job: True), []
 
     def take(request: Message) -> Message:
         reply = new_cell_message({}, intake.take("site-1", request.payload))
@@ -214,8 +216,9 @@ def pss_mib(pid: int) -> float:
 
 def bench_memory(folder: Path, sites: int, rows: int) -> float:
     """The writer's and wandb-core's memory, while it delivers `rows` rows of each site."""
+    from multisite.tracking.files import save_json
     from multisite.tracking.records import LogWriter
-    from multisite.tracking.spool import Spool, save_json
+    from multisite.tracking.spool import Spool
     from tests.wandb_backend.keys import KeyRing
     from tests.wandb_backend.server import WandbBackend
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,10 +12,15 @@ from typing import Any
 import pytest
 
 from multisite.tracking.delivery import Delivery
+from multisite.tracking.files import save_json
+from multisite.tracking.receiver import WandbReceiver
+from multisite.tracking.recorder import MetricsRecorder
 from multisite.tracking.records import LogWriter
-from multisite.tracking.spool import SERVER, Job, Spool, save_json
+from multisite.tracking.spool import SERVER, Job, Spool
+from multisite.tracking.writer import EXIT_SETTINGS
 from tests.wandb_backend.client import BackendState, rows, set_faults
 from tests.wandb_backend.keys import KeyRing
+from tests.wandb_backend.operations import DEFAULT_ENTITY
 from tests.wandb_backend.server import WandbBackend
 
 KEY = "writer0key" * 4
@@ -157,3 +164,154 @@ def test_a_key_that_expired_before_the_jobs_end_is_the_reason_that_is_said(site:
     wait_for(lambda: writer.poll() is not None, 90)
     assert site.report()["state"] == "refused"
     assert "refused the API key" in site.report()["reason"]
+
+
+BAD_PAYLOADS = [
+    b"not json",
+    b"\xff\xfe",
+    b'{"a": 1}',
+    b"[1, 2]",
+    b'[1, 1, "text"]',
+    b'[1, 1, [["a", 1]]]',
+    b'["today", 1, {"a": 1}]',
+    b'[NaN, 1, {"a": 1}]',
+    b'[true, 1, {"a": 1}]',
+    b"[" * 5000 + b"]" * 5000,
+    b'[1, 1, {"": 1}]',  # from here on whole records, which the client refuses
+    b'[1, 1, {"a*b": 1}]',
+    b'[1, 1, {"\\ud800": 1}]',
+]
+
+
+def log_with_bad_ones(site: Site) -> None:
+    """A good record, then every bad one with a good one after it."""
+    site.log(1)
+    for payload in BAD_PAYLOADS:
+        site.logs["site-1"].append(payload)
+        site.log(1)
+
+
+def check_set_aside(site: Site) -> None:
+    """Row n stands for record n, whatever the record is, and the account has both."""
+    history = rows(site.state().run("site-1-n"))
+    assert [row.get("value") for row in history[::2]] == list(range(len(BAD_PAYLOADS) + 1))
+    assert [row.get("records/set_aside") for row in history[1::2]] == [2 * n for n in range(1, len(BAD_PAYLOADS) + 1)]
+    account = site.report()["sites"]["site-1"]
+    assert (account["set_aside"], account["pending"]) == (len(BAD_PAYLOADS), 0)
+
+
+def test_a_record_that_is_none_is_set_aside_by_its_number_and_every_other_is_delivered(site: Site) -> None:
+    site.logs["site-2"] = LogWriter(site.job.origin("site-2").log)
+    log_with_bad_ones(site)
+    for value in range(20):
+        site.logs["site-2"].log({"other": value}, value)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    check_set_aside(site)
+    assert f"site-1: {len(BAD_PAYLOADS)} records set aside, first number 2: no JSON" in site.report()["reason"]
+    assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(20))
+    assert site.state().run("site-1-n")["summary"]["records/set_aside"] == len(BAD_PAYLOADS)
+
+
+def test_a_writer_that_was_killed_counts_what_is_set_aside_once(site: Site) -> None:
+    log_with_bad_ones(site)
+    wait_for(lambda: site.report()["sites"]["site-1"]["pending"] == 0)
+    site.writer().kill()
+    site.writer().wait()
+    site.log(5)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert site.report()["sites"]["site-1"]["set_aside"] == len(BAD_PAYLOADS)
+    assert site.values() == list(range(len(BAD_PAYLOADS) + 6))
+
+
+def test_a_site_whose_run_can_not_be_opened_waits_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B answers 409 for a run that was deleted; here until the job's other site is done."""
+    real = WandbBackend._take_in
+    deleted = [True]
+
+    def refusing(self: WandbBackend, request: Any) -> Any:
+        if deleted[0] and b"upsertBucket" in request.body and b"job-1-site-1" in request.body:
+            return 409, {"error": "run job-1-site-1 was previously created and deleted"}
+        return real(self, request)
+
+    monkeypatch.setattr(WandbBackend, "_take_in", refusing)
+    site.logs["site-2"] = LogWriter(site.job.origin("site-2").log)
+    for value in range(100):
+        site.log(1)
+        site.logs["site-2"].log({"other": value}, value)
+    wait_for(lambda: site.report()["sites"]["site-2"]["pending"] == 0, 90)
+    assert "site-1 waits" in site.report()["reason"]
+    site.end()
+    wait_for(lambda: bool(site.state().run("site-2-n")["complete"]), 90)
+    deleted[0] = False
+    site.spool.sync_file.touch()
+    wait_for(lambda: site.report()["pending"] == 0, 90)
+    assert site.values() == list(range(100))
+    assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"wandb": {"project": "p", "dir": "/tmp"}, "owner": SERVER}, "'dir' is not allowed"),
+        ({"wandb": {"config": "/kit/startup/server.key"}, "owner": SERVER}, "config must be an object"),
+        ({"wandb": {"project": "p"}, "axes": {"*x*": "round"}, "owner": SERVER}, "axes"),
+        ({"wandb": {"project": "p"}, "owner": "../x"}, "owner"),
+        ({"wandb": {"project": "p"}, "owner": SERVER, "artifact": 5}, "artifact"),
+    ],
+)
+def test_settings_that_no_job_may_give_are_not_delivered_by_and_are_said(site: Site, settings: dict[str, Any], told: str) -> None:
+    other = site.spool.job("job-2")
+    save_json(other.settings_file, settings)
+    log = LogWriter(other.origin("site-1").log)
+    log.log({"value": 1}, 1)
+    log.close()
+    site.log(3)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and other.report()["state"] == "misconfigured")
+    assert told in other.report()["reason"]
+    done = subprocess.run([sys.executable, "-m", "multisite.tracking.writer", str(other.folder), str(site.key)], check=False)
+    assert done.returncode == EXIT_SETTINGS
+    assert [run["display_name"] for run in site.state().runs()] == ["site-1-n"]
+
+
+def test_the_place_of_the_model_is_no_setting(site: Site, tmp_path: Path) -> None:
+    """A job.json from before, and one that somebody wrote: only the file of the job's own folder goes to W&B."""
+    secret = tmp_path / "server.key"
+    secret.write_text("a key", encoding="utf-8")
+    settings = {"wandb": {"project": "p", "name": "n"}, "axes": {}, "owner": SERVER, "artifact": str(secret)}
+    save_json(site.job.settings_file, settings)
+    site.logs[SERVER].log({"round": 1}, None)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert not site.state().document["artifacts"]
+    assert secret.exists()
+
+
+OPERATORS = [
+    ({"WANDB_ENTITY": "hospital", "WANDB_PROJECT": "study"}, ("hospital", "study")),
+    ({"WANDB_ENTITY": "hospital"}, ("hospital", "elsewhere")),
+    ({"WANDB_PROJECT": "study"}, (DEFAULT_ENTITY, "study")),
+    ({}, ("attacker", "elsewhere")),
+]
+
+
+@pytest.mark.parametrize("component", ["receiver", "recorder"])
+@pytest.mark.parametrize(("operator", "place"), OPERATORS)
+def test_the_operators_entity_and_project_are_never_a_jobs_to_choose(
+    site: Site, monkeypatch: pytest.MonkeyPatch, component: str, operator: dict[str, str], place: tuple[str, str]
+) -> None:
+    for name, value in operator.items():
+        monkeypatch.setenv(name, value)
+    wanted = {"project": "elsewhere", "entity": "attacker"}
+    given = {**wanted, "group": "attacker/elsewhere", "name": "n", "config": {**wanted, "settings": wanted}}
+    cls = WandbReceiver if component == "receiver" else MetricsRecorder
+    arguments = cls(wandb_args=given).wandb_args
+    assert arguments is not None
+    save_json(site.job.settings_file, {"wandb": arguments, "axes": {}, "owner": SERVER})
+    site.log(1)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    (found,) = site.state().document["runs"].values()
+    assert (found["entity"], found["project"]) == place

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multisite.tracking import forwarder
-from multisite.tracking.forwarder import DONE, ROUTE, Forwarder, Intake
+from multisite.tracking.files import save_json
+from multisite.tracking.forwarder import DONE, ROUTE, Forwarder
+from multisite.tracking.intake import Intake
 from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import Spool, save_json
+from multisite.tracking.spool import Spool
 
 SITE = "site-1"
 
@@ -23,12 +25,18 @@ class Federation:
     def __init__(self, folder: Path, forwards: bool = True) -> None:
         self.site, self.server = Spool(folder / "site"), Spool(folder / "server")
         self.job = self.site.job("job-1")
+        self.known = {"job-1"}
+        self.asked: list[str] = []
         self.log = LogWriter(self.job.origin(SITE).log)
         save_json(self.job.origin(SITE).folder / ROUTE, {"forwards": forwards})
-        self.intake = Intake(self.server)
+        self.intake = Intake(self.server, self.knows)
         self.forwarder = Forwarder(self.site, self.send)
         self.lose_request = self.lose_answer = False
         self.logged = 0
+
+    def knows(self, job: str) -> bool:
+        self.asked.append(job)
+        return job in self.known
 
     def send(self, message: dict[str, Any]) -> dict[str, Any] | None:
         if self.lose_request:
@@ -45,9 +53,8 @@ class Federation:
         self.forwarder = Forwarder(self.site, self.send)
 
     def restart_server(self) -> None:
-        for log in self.intake._logs.values():
-            log.close()
-        self.intake = Intake(self.server)
+        self.intake.close()
+        self.intake = Intake(self.server, self.knows)
 
     def kill_job(self) -> None:
         self.log.close()
@@ -182,3 +189,47 @@ def test_one_site_can_not_write_into_the_log_of_another(federation: Federation) 
     message = {"job": "job-1", "offset": 20, "data": before[20:], "logged": 9, "refused": 0, "closed": False}
     federation.intake.take("site-2", {**message, "forwards": True, "delivered": 0, "state": "", "reason": ""})
     assert federation.copy() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"forwards": "yes"}', '{"forwards": null}', '{"way": true}'])
+def test_a_damaged_route_is_said_once_and_every_other_job_goes_on(
+    federation: Federation, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    LogWriter(federation.site.job("job-0").origin(SITE).log).close()
+    (federation.site.job("job-0").origin(SITE).folder / ROUTE).write_text(content, encoding="utf-8")
+    federation.log_some(3)
+    federation.settle()
+    said = [record.getMessage() for record in caplog.records if "job-0" in record.getMessage()]
+    assert len(said) == 1
+    assert "route.json" in said[0]
+    assert "next: mend or delete" in said[0]
+
+
+@pytest.mark.parametrize("name", ["writer.json", "site-1/refused.json"])
+def test_a_damaged_file_of_a_site_costs_what_it_says_and_no_records(federation: Federation, name: str) -> None:
+    (federation.job.folder / name).write_text('{"runs": 5, "count": "x"}', encoding="utf-8")
+    federation.log_some(3)
+    federation.settle()
+
+
+@pytest.mark.parametrize("answer", [{}, {"size": "x"}, {"size": None, "delivered": 0}, {"size": 20, "delivered": []}])
+def test_an_answer_that_is_none_is_said_and_the_next_one_heard(
+    federation: Federation, caplog: pytest.LogCaptureFixture, answer: dict[str, Any]
+) -> None:
+    federation.log_some(3)
+    federation.log.close()
+    honest = federation.send
+    federation.forwarder = Forwarder(federation.site, lambda message: answer)
+    for _ in range(5):
+        federation.forwarder.tick()
+    federation.forwarder._send = honest
+    federation.settle()
+    assert "nothing is lost: the server's answer can't be used: " in caplog.text
+
+
+def test_what_a_sites_own_writer_says_reaches_the_server_as_one_line(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, forwards=False)
+    federation.log_some(1)
+    (federation.job.writer_file).write_text('{"state": "refused", "reason": "no\\u001b[2J key"}', encoding="utf-8")
+    federation.forwarder.tick()
+    assert federation.server.job("job-1").accounts()[SITE].logged == 1

@@ -15,9 +15,10 @@ from nvflare.client.tracking import SummaryWriter, WandBWriter
 from nvflare.fuel.data_event.data_bus import DataBus
 
 from multisite.tracking import upstream
+from multisite.tracking.files import load_json
 from multisite.tracking.recorder import MetricsRecorder
 from multisite.tracking.records import LogReader, LogWriter, RecordRefused, decode
-from multisite.tracking.spool import Spool, load_json
+from multisite.tracking.spool import Spool
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multisite.tracking import records
-from multisite.tracking.records import MAGIC, LogReader, LogWriter, RecordRefused, decode, is_open, whole_frames
+from multisite.tracking.records import MAGIC, LogReader, LogWriter, RecordDamaged, RecordRefused, decode, is_open, whole_frames
 
 METRICS = st.dictionaries(st.text(max_size=8), st.floats() | st.integers(-(2**40), 2**40) | st.text(max_size=5), max_size=4)
 
@@ -194,3 +194,36 @@ def test_no_log_is_no_open_log(path: Path) -> None:
 
 def test_frames_of_nothing_are_nothing() -> None:
     assert whole_frames(b"") == ([], 0)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"not json", b"\xff", b"null", b"5", b"{}", b"[]", b"[1, 2]", b"[1, 2, {}, 4]", b'[1, 1, "a"]', b"[1, 1, null]", b"[1, 1, [1]]",
+     b'["1", 1, {}]', b"[null, 1, {}]", b"[true, 1, {}]", b"[NaN, 1, {}]", b"[Infinity, 1, {}]", b"[-1, 1, {}]", b"[1e12, 1, {}]",
+     b"[" + b"9" * 400 + b", 1, {}]", b"[" + b"9" * 5000 + b", 1, {}]", b"[" * 100_000],
+)  # fmt: skip
+def test_a_payload_that_is_no_record_is_damaged_and_nothing_else(payload: bytes) -> None:
+    with pytest.raises(RecordDamaged):
+        decode(payload)
+
+
+def _probe(path: Path, ready: Any, ended: Any) -> None:
+    ready.set()
+    while not ended.is_set():
+        is_open(path)
+
+
+def test_a_writer_opens_its_log_though_somebody_asks_all_the_time_whether_it_is_open(path: Path) -> None:
+    LogWriter(path).close()
+    context = multiprocessing.get_context("spawn")
+    ready, ended = context.Event(), context.Event()
+    process = context.Process(target=_probe, args=(path, ready, ended))
+    process.start()
+    assert ready.wait(30)
+    try:
+        for _ in range(1000):
+            LogWriter(path).close()
+    finally:
+        ended.set()
+        process.join(30)
+    assert process.exitcode == 0

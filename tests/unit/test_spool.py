@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from multisite.tracking import delivery
+from multisite.text import LONGEST, clean
+from multisite.tracking import delivery, sync
 from multisite.tracking.delivery import Delivery, Writing, sweep
+from multisite.tracking.files import checked_name, load_json, save_json
 from multisite.tracking.records import LogWriter
-from multisite.tracking.spool import SERVER, Account, Spool, checked_name, load_json, save_json
+from multisite.tracking.spool import SERVER, Account, Spool
 
 DAY = 86_400
 
@@ -73,6 +76,13 @@ def test_where_the_sites_deliver_the_report_says_which_of_them_can_not(spool: Sp
     told(spool, "site-2", forwards=False, logged=4, delivered=0, state="refused", reason="W&B refused the API key")
     report = spool.job("job-1").report()
     assert (report["state"], report["reason"], report["pending"]) == ("refused", "site-2: W&B refused the API key", 4)
+
+
+def test_where_the_sites_deliver_a_note_of_one_of_them_is_said(spool: Spool) -> None:
+    told(spool, "site-1", forwards=False, logged=4, delivered=4, state="done")
+    told(spool, "site-2", forwards=False, logged=4, delivered=4, state="done", reason="2 records set aside")
+    report = spool.job("job-1").report()
+    assert (report["state"], report["reason"]) == ("done", "site-2: 2 records set aside")
 
 
 def age(spool: Spool, days: float) -> None:
@@ -187,3 +197,128 @@ def test_a_delivery_looks_seldom_when_it_can_do_nothing_and_often_when_it_can(tm
     assert replace(due, not_before=now + 5).rests()  # no key
     assert not replace(due, not_before=now + 1).rests()  # a writer that is to start again
     assert replace(due, patient_until=now - 1).rests()
+
+
+def test_what_we_write_is_json_whatever_the_numbers_are(tmp_path: Path) -> None:
+    save_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), {"c": (1.5, -float("inf"))}], "d": 1})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {"a": None, "b": [None, {"c": [1.5, None]}], "d": 1}
+
+
+DAMAGED = {
+    "site-1/site.json": "site.json",
+    "site-1/refused.json": "refused.json",
+    "writer.json": "writer.json",
+    "job.json": "job.json",
+}
+CONTENTS = ["", "{", "[1]", "null", "\x00" * 64, "[" * 100_000, '{"logged": "x", "state": 5}', '{"count": -1, "runs": [], "wandb": 5, "logged": []}', '{"count": true, "runs": {"site-1": {"delivered": -5}}, "wandb": {"dir": "/"}, "logged": 1e400}']  # fmt: skip
+
+
+def beside(spool: Spool) -> None:
+    """A second job, to which nothing happens."""
+    settings(spool, "job-2")
+    log(spool, "site-1", 3, "job-2").close()
+    delivered(spool, "job-2", site_1=2)
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
+@pytest.mark.parametrize(("file", "name"), DAMAGED.items())
+def test_a_file_that_is_not_what_it_must_be_is_reported_with_its_job_and_every_other_job_is_as_it_was(
+    spool: Spool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    name: str,
+    content: str,
+) -> None:
+    settings(spool)
+    log(spool, "site-1", 5).close()
+    log(spool, "site-2", 4).close()
+    delivered(spool, site_1=1, site_2=4)
+    beside(spool)
+    (spool.root / "job-1" / file).write_text(content, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["sync", "--status", "--spool", str(spool.root)])
+    assert sync.main() == 0
+    damaged, other = sorted(json.loads(capsys.readouterr().out)["jobs"], key=lambda report: report["job_id"])
+    assert any(name in problem for problem in damaged["problems"])
+    assert all(problem.isprintable() and len(problem) < 500 for problem in damaged["problems"])
+    assert damaged["sites"]["site-1"]["logged"] == 5
+    assert damaged["sites"]["site-2"]["logged"] == 4
+    assert other["problems"] == []
+    assert (other["sites"]["site-1"]["delivered"], other["pending"]) == (2, 1)
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
+@pytest.mark.parametrize("file", DAMAGED)
+def test_delivery_goes_on_beside_a_damaged_file_and_nothing_of_its_job_is_deleted(
+    spool: Spool, tmp_path: Path, file: str, content: str
+) -> None:
+    settings(spool)
+    log(spool, "site-1", 5).close()
+    told(spool, "site-1", logged=9)
+    beside(spool)
+    (spool.root / "job-1" / file).write_text(content, encoding="utf-8")
+    agent = Delivery(spool, tmp_path / "no-key")
+    agent.tick()
+    agent.stop()
+    assert spool.job("job-2").report()["state"] == "offline"
+    age(spool, 30)
+    assert sweep(spool) == []
+
+
+def test_settings_that_no_job_may_give_are_said_and_no_writer_is_started(
+    spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_json(spool.job("job-1").settings_file, {"wandb": {"dir": "/kit"}, "owner": SERVER})
+    log(spool, "site-1", 1).close()
+    agent = Delivery(spool, tmp_path / "no-key")
+    agent.tick()
+    assert spool.job("job-1").report()["state"] == "misconfigured"
+    assert "'dir' is not allowed in a job" in caplog.text
+    assert agent._writings["job-1"].process is None
+    agent.stop()
+
+
+def test_a_site_that_said_more_than_is_here_keeps_its_job(spool: Spool) -> None:
+    settings(spool)
+    log(spool, "site-1", 3).close()
+    told(spool, "site-1", logged=3, closed=True)
+    delivered(spool, site_1=3)
+    spool.job("job-1").origin("site-1").told.write_text("{", encoding="utf-8")
+    age(spool, 30)
+    assert sweep(spool) == []
+
+
+def test_a_swept_job_is_remembered_for_sites_that_come_back(spool: Spool) -> None:
+    settings(spool)
+    log(spool, "site-1", 3).close()
+    told(spool, "site-1", logged=3, closed=True)
+    delivered(spool, site_1=3)
+    age(spool, 30)
+    assert sweep(spool) == ["job-1"]
+    assert load_json(spool.freed_file) == {"job-1": {"site-1": 3}}
+
+
+def test_what_a_site_says_is_shown_without_control_characters() -> None:
+    shown = clean("a\x1b[2Jb\n\u202ec" + "x" * 1000)
+    assert shown.startswith("ab cxxx")
+    assert shown.isprintable()
+    assert len(shown) == LONGEST  # as much as a site's reason may have
+
+
+def test_a_folder_that_can_not_be_read_is_reported_and_every_other_job_is_as_it_was(spool: Spool, tmp_path: Path) -> None:
+    settings(spool)
+    log(spool, "site-1", 5).close()
+    beside(spool)
+    folder = spool.job("job-1").origin("site-1").folder
+    folder.chmod(0)
+    try:
+        agent = Delivery(spool, tmp_path / "no-key")
+        agent.tick()
+        agent.stop()
+        reports = {report["job_id"]: report for report in sync.reports(Spool(spool.root))}
+    finally:
+        folder.chmod(0o755)
+    assert "Permission denied" in reports["job-1"]["problems"][0]
+    assert (reports["job-2"]["state"], reports["job-2"]["pending"]) == ("offline", 1)

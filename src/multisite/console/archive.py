@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from multisite.console.settings import ConsoleError
-from multisite.federation.text import clean
+from multisite.text import clean
 
 
 def unpack(content: bytes, folder: Path, step: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from multisite.console.docker import Container, Docker
 from multisite.console.settings import ConsoleError
-from multisite.federation.text import clean
+from multisite.text import clean
 
 START_SECONDS = 900.0
 MOST_AT_ONCE = 4

@@ -16,7 +16,7 @@ from multisite.console.containers import ONE_SHOTS, Containers, as_wanted
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
 from multisite.console.text import objects, quoted
-from multisite.federation.text import clean
+from multisite.text import clean
 
 REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0

@@ -8,14 +8,14 @@ from multisite.console import report
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.console.text import objects, say
-from multisite.federation.text import clean
+from multisite.text import clean
 
 SYNC_SECONDS = 300.0
 COMMAND = ("python", "-m", "multisite.tracking.sync")
 
 
-def _ask(deployment: Deployment, service: str, *arguments: str) -> list[dict[str, Any]]:
-    """The job reports of one container's spool.
+def _ask(deployment: Deployment, service: str, *arguments: str) -> dict[str, Any]:
+    """What one container's spool holds: `jobs`, a report each, and `refusals`.
 
     Raises:
         ConsoleError: it does not answer.
@@ -25,21 +25,37 @@ def _ask(deployment: Deployment, service: str, *arguments: str) -> list[dict[str
     if not told:
         problem = (result.err.strip().splitlines() or ["no answer"])[-1]
         raise ConsoleError("metrics", f"{service}: {clean(problem)}", f"docker compose logs {service}")
-    return list(told[0]["jobs"])
+    return told[0]
 
 
 def status(deployment: Deployment) -> list[str]:
-    """Lines for `make status`: every job's account by site, as the server knows it."""
+    """Lines for `make status`: every job's account by site, as the server knows it, and what is wrong with one."""
     if not deployment.docker.running("server"):
         return []
+    told = _ask(deployment, "server", "--status")
     rows = [
         (job["job_id"], site, account["logged"], account["received"], account["delivered"], account["pending"], job["state"])
-        for job in _ask(deployment, "server", "--status")
+        for job in told["jobs"]
         for site, account in sorted(job["sites"].items())
     ]
-    if not rows:
-        return []
-    return ["", report.table(("metrics of job", "site", "logged", "received", "delivered", "pending", "W&B"), rows)]
+    header = ("metrics of job", "site", "logged", "received", "delivered", "pending", "W&B")
+    lines = [*([report.table(header, rows)] if rows else []), *_troubles(told)]
+    return ["", *lines] if lines else []
+
+
+def _troubles(told: dict[str, Any]) -> list[str]:
+    """A line for every file that is not what it must be, every site with records that could not be sent, and every refusal."""
+    lines = []
+    for job in told["jobs"]:
+        lines += [f"job {job['job_id']}: {problem}" for problem in job["problems"]]
+        for site, account in sorted(job["sites"].items()):
+            if account["set_aside"]:
+                lines.append(f"job {job['job_id']}, {site}: {account['set_aside']} records are no metrics and set aside")
+        if job["reason"] and job["state"] in ("online", "done"):  # a note of the writer, here or on a site
+            lines.append(f"job {job['job_id']}: {job['reason']}")
+    for site, kinds in sorted(told["refusals"].items()):
+        lines += [f"refused of {site}, at least {known['count']} times: {known['reason']}" for known in kinds.values()]
+    return lines
 
 
 def sync(deployment: Deployment) -> int:
@@ -52,8 +68,7 @@ def sync(deployment: Deployment) -> int:
     for service in ["server", *deployment.docker.local_sites()]:
         if not deployment.docker.running(service):
             continue
-        jobs = _ask(deployment, service, "--timeout", str(SYNC_SECONDS))
-        for job in jobs:
+        for job in _ask(deployment, service, "--timeout", str(SYNC_SECONDS))["jobs"]:
             if not job["delivers"]:
                 continue
             delivered = sum(account["delivered"] for account in job["sites"].values())

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from multisite.federation.text import shorten
+from multisite.text import shorten
 
 LONGEST_CELL = 200
 LARGEST = 1e15

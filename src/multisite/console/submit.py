@@ -19,7 +19,7 @@ from multisite.console.deployment import ADMIN, Deployment, dataset
 from multisite.console.settings import ConsoleError
 from multisite.console.text import ask, objects, say
 from multisite.federation.options import JobOptions
-from multisite.federation.text import clean
+from multisite.text import clean
 
 RUNNING = "RUNNING"
 COMPLETED = "FINISHED:COMPLETED"

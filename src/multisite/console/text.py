@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Any, TextIO
 
-from multisite.federation.text import clean, shorten, visible, without_sequences
+from multisite.text import clean, shorten, visible, without_sequences
 
 LONGEST_LINE = 4000
 DEEPEST = 20

@@ -28,9 +28,9 @@ from multisite.federation import bell, job_messages
 from multisite.federation.aggregator import ExactMean
 from multisite.federation.progress import COMPLETE_EVENT, PROBLEM_EVENT
 from multisite.federation.results import ResultRefused, check_metrics
-from multisite.federation.text import clean
 from multisite.federation.timers import result_bell
 from multisite.federation.watch import SiteWatch
+from multisite.text import clean
 
 WATCH_SECONDS = 1.0
 MOST_STEPS = 10_000_000

@@ -26,7 +26,7 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.private.fed.server.server_engine import ServerEngine
 
 from multisite.federation import job_messages
-from multisite.tracking.spool import checked_name
+from multisite.tracking.files import checked_name
 
 ERRORS = "multisite_errors"  # in the job's metadata: participant -> reason
 RUNNING = Path(

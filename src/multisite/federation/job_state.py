@@ -19,7 +19,7 @@ from nvflare.app_common.app_constant import AppConstants
 
 from multisite.federation import job_messages
 from multisite.federation.progress import SITE_ERROR
-from multisite.federation.text import clean
+from multisite.text import clean
 
 PERIOD_SECONDS = 5.0
 NO_TASK = ("", -1)

@@ -6,7 +6,7 @@ import copy
 import logging
 from typing import Any
 
-from multisite.federation.text import printable
+from multisite.text import printable
 
 MODES = ("plain", "detail", "json")
 

@@ -19,7 +19,7 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.widgets.info_collector import InfoCollector
 from nvflare.widgets.widget import Widget
 
-from multisite.federation.text import cell, clean, number
+from multisite.text import cell, clean, number
 
 STATS_GROUP = "multisite"
 SITE_ERROR = "multisite/error"  # tag of a text that a site's training script logs before it fails, see `job_state.py`

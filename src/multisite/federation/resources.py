@@ -13,7 +13,7 @@ from typing import Any
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.resource_managers.gpu_resource_manager import GPUResourceManager
 
-from multisite.federation.text import clean, number
+from multisite.text import clean, number
 
 DATA = Path("/data")
 LONGEST_REPORT, MOST_SHARDS = 64 * 1024, 100

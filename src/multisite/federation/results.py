@@ -14,7 +14,7 @@ import numpy as np
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 
-from multisite.federation.text import clean
+from multisite.text import clean
 
 Expected = Mapping[str, tuple[tuple[int, ...], str]]  # array's name -> shape, type
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_constant import FLContextKey, SystemComponents
 from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
@@ -16,7 +16,8 @@ from nvflare.private.defs import CellMessageHeaderKeys, new_cell_message
 from nvflare.private.fed.server.server_engine import ServerEngine
 
 from multisite.tracking.delivery import Delivery
-from multisite.tracking.forwarder import Forwarder, Intake
+from multisite.tracking.forwarder import Forwarder
+from multisite.tracking.intake import Intake, Knows
 from multisite.tracking.spool import Spool, root
 
 CHANNEL = "multisite_tracking"
@@ -49,7 +50,7 @@ class TrackingAgent(FLComponent):
                 return
             self._delivery.start()
             if isinstance(engine, ServerEngine):
-                self._take_in(engine, Intake(spool))
+                self._take_in(engine, Intake(spool, known_jobs(engine)))
             else:
                 threading.Thread(target=self._forward, args=(engine, spool), daemon=True, name="metrics-forwarder").start()
         elif event_type == EventType.SYSTEM_END:
@@ -94,3 +95,14 @@ class TrackingAgent(FLComponent):
             except Exception as error:
                 self.logger.error(f"forwarding metrics: {type(error).__name__}: {error}")
                 pause = JOB_SECONDS
+
+
+def known_jobs(engine: Any) -> Knows:
+    """Whether NVFlare's job store has a job of that id: it looks at that job's own folder, however many there are."""
+
+    def knows(job_id: str) -> bool:
+        manager = engine.get_component(SystemComponents.JOB_MANAGER)
+        with engine.new_context() as fl_ctx:
+            return manager is not None and manager.get_job(job_id, fl_ctx) is not None
+
+    return knows

@@ -12,7 +12,9 @@ from typing import Any
 
 import wandb
 
-from multisite.tracking.records import Record
+from multisite.text import clean
+from multisite.tracking.arguments import checked_axes, checked_wandb_args
+from multisite.tracking.records import Record, RecordDamaged
 from multisite.tracking.spool import Account
 
 STEP = "step"
@@ -20,6 +22,8 @@ API_SECONDS = 20
 INIT_SECONDS = 20
 FINISH_SECONDS = 25
 TRANSMIT_SECONDS = 5.0
+SET_ASIDE = "records/set_aside"
+NAMES_CHARACTERS = 1_000_000  # of all metrics' names of one run together: W&B's client keeps every one in memory
 RESERVED = ("_step", "_timestamp", "_runtime", "_wandb")
 # No console capture, no machine statistics, no code, no reports to a third party; the record log is the only journal.
 ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # read before any run's settings
@@ -52,8 +56,13 @@ def run_id(job_id: str, site: str) -> str:
 
 
 def with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
-    """`wandb_args`, with what the operator set in the environment instead: WANDB_PROJECT, WANDB_ENTITY, WANDB_TAGS."""
+    """`wandb_args`, with what the operator set in the environment instead: WANDB_PROJECT, WANDB_ENTITY, WANDB_TAGS.
+
+    A project is one of an entity: where the operator set the project alone, it is the one of the key's own entity, not of a job's.
+    """
     settings = dict(wandb_args)
+    if os.environ.get("WANDB_PROJECT", "").strip():
+        settings.pop("entity", None)
     for name in ("project", "entity"):
         if value := os.environ.get(f"WANDB_{name.upper()}", "").strip():
             settings[name] = value
@@ -69,12 +78,41 @@ class Run:
         self._run = run
         self._axes = axes
         self._placed: set[str] = set()  # names whose x axis is settled
+        self._names: set[str] = set()
+        self._characters = 0
         self.id: str = run.id
         for pattern, axis in axes.items():
             run.define_metric(pattern, step_metric=axis, step_sync=False)  # a row has the steps that it was logged with, no other
 
     def log(self, record: Record) -> None:
-        """Adds one history row. A metric that comes with a step has `step` for its x axis, unless `axes` gives it another."""
+        """Adds one history row. A metric that comes with a step has `step` for its x axis, unless `axes` gives it another.
+
+        Raises:
+            RecordDamaged: the client does not take it; there is no row.
+        """
+        try:
+            self._log(record)
+        except RecordDamaged:
+            raise
+        except Exception as error:  # the SDK raises a dozen kinds, and what is in a record may be anything
+            raise RecordDamaged(clean(f"W&B's client does not take it ({type(error).__name__}: {error})", 200)) from None
+
+    def set_aside(self, number: int) -> None:
+        """Adds a row in the place of record `number`, which can't be one.
+
+        Raises:
+            Refusal: the run takes no row at all.
+        """
+        try:
+            self._run.log({SET_ASIDE: number})
+        except Exception as error:  # as above
+            raise Refusal("connecting", clean(f"the run takes no more rows ({type(error).__name__}: {error})", 200)) from None
+
+    def _log(self, record: Record) -> None:
+        new = record.metrics.keys() - self._names
+        characters = self._characters + sum(map(len, new))
+        if characters > NAMES_CHARACTERS:
+            raise RecordDamaged(f"the names of the run's metrics have more than {NAMES_CHARACTERS} characters")
         row = {(f"metrics/{name}" if name in RESERVED else name): value for name, value in record.metrics.items()}
         if record.step is not None:
             for name in row.keys() - self._placed:
@@ -84,6 +122,8 @@ class Run:
             row[STEP] = record.step
         row["_timestamp"] = record.time
         self._run.log(row)
+        self._names |= new
+        self._characters = characters
 
     def add_model(self, path: Path, job_id: str) -> None:
         """Hands over the final global model as an artifact of this run; it is uploaded when the run finishes."""
@@ -97,6 +137,7 @@ class Run:
         The summary travels behind the rows in one stream: where it has arrived, so have they.
         """
         told = {"logged": account.logged, "received": account.received, "delivered": sent, "refused": account.refused}
+        told["set_aside"] = account.set_aside
         told["pending"] = max(0, account.logged - sent)
         self._run.summary.update({f"records/{name}": value for name, value in told.items()})
         self._run.finish()
@@ -109,20 +150,21 @@ class Backend:
         """Asks the backend who the key belongs to.
 
         Args:
-            job_settings: of `job.json`: `wandb` (arguments of `wandb.init`), `axes` (metric pattern -> x axis other than `step`).
+            job_settings: `Job.settings`: `wandb` (arguments of `wandb.init`), `axes` (metric pattern -> x axis other than `step`).
             job_id: NVFlare's.
             key: the API key.
             folder: for the SDK's own files.
 
         Raises:
+            ArgumentRefused: the settings are not those that a job may give.
             Refusal: it does not answer, or refuses the key.
         """
+        arguments, self._axes = checked_wandb_args(job_settings.get("wandb", {})), checked_axes(job_settings.get("axes", {}))
         for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
             del os.environ[name]  # Compose passes unset ones as empty, which the SDK takes for values
         os.environ.update(ENVIRONMENT)
         self._job_id, self._key, self._folder = job_id, key, folder
-        self._settings = with_operator_settings(job_settings.get("wandb", {}))
-        self._axes: dict[str, str] = job_settings.get("axes", {})
+        self._settings = with_operator_settings(arguments)
         self.url = os.environ.get("WANDB_BASE_URL", "").strip().rstrip("/")
         self.host = self.url or "W&B"
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +176,7 @@ class Backend:
             raise self._refusal(error) from None
 
     def _refusal(self, error: Exception) -> Refusal:
-        text = " ".join(str(error).split())[:200]
+        text = clean(" ".join(str(error).split()), 200)
         if re.search(
             r"\b40[13]\b|not logged in|[Uu]nauthorized|[Aa]uthenticat|[Ff]orbidden|permission denied|[Ii]nvalid.{0,20}key", text
         ):

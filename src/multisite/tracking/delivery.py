@@ -12,16 +12,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from multisite.tracking.files import load_json, save_json
 from multisite.tracking.forwarder import DONE
 from multisite.tracking.key import SECRET, KeyProblem, read_key
 from multisite.tracking.records import LogWriter
-from multisite.tracking.spool import Job, Spool, load_json, save_json
+from multisite.tracking.spool import Job, Spool
 
 TICK_SECONDS, REST_SECONDS = 0.5, 2.0  # between looks: while something can be delivered, and while nothing can
 RESTART_SECONDS = (1.0, 30.0)
 PATIENCE_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
 KEEP_DAYS = 7.0
 SWEEP_SECONDS = 600.0
+FREED_JOBS = 10_000  # whose delivery is remembered, for sites that come back later
 DAY = 86_400.0
 
 logger = logging.getLogger("multisite.tracking")
@@ -98,7 +100,11 @@ class Delivery:
             if writing.asked != asked:
                 writing.asked, writing.not_before, writing.pause = asked, 0.0, RESTART_SECONDS[0]
                 writing.patient_until = time.monotonic() + PATIENCE_SECONDS
-            self._tend(writing)
+            try:
+                self._tend(writing)
+            except OSError as error:  # of this job's files: every other goes on
+                self._say(writing.job, "stalled", f"{error.strerror}: {error.filename}")
+                writing.not_before = time.monotonic() + RESTART_SECONDS[1]
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             sweep(self.spool)
@@ -120,13 +126,17 @@ class Delivery:
             writing.pause = RESTART_SECONDS[0] if code == 0 else min(writing.pause * 2, RESTART_SECONDS[1])
         if now < writing.not_before or now > writing.patient_until or not self._is_due(writing):
             return
+        if misconfigured := writing.job.read_settings()[1]:
+            self._say(writing.job, "misconfigured", misconfigured)
+            writing.not_before = now + 5.0
+            return
         try:
             read_key(self.key_file)
         except KeyProblem as problem:
-            self._say_offline(writing.job, str(problem))
+            self._say(writing.job, "offline", str(problem))
             writing.not_before = now + 5.0
             return
-        command = [sys.executable, "-m", "multisite.tracking.writer", str(writing.job.folder), str(self.key_file)]
+        command = [sys.executable, "-P", "-m", "multisite.tracking.writer", str(writing.job.folder), str(self.key_file)]
         writing.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=writing.job.folder, text=True
         )
@@ -140,11 +150,18 @@ class Delivery:
         writing.settled = all(origin.rows() <= delivered.get(origin.name, 0) for origin in origins)
         return not writing.settled
 
-    def _say_offline(self, job: Job, reason: str) -> None:
-        told = load_json(job.writer_file)
-        if told.get("reason") != reason:
-            logger.warning("W&B: %s; metrics of job %s are kept in %s until there is one (make sync)", reason, job.id, job.folder)
-            save_json(job.writer_file, {**told, "state": "offline", "reason": reason})
+    @staticmethod
+    def _say(job: Job, state: str, reason: str) -> None:
+        word = job.writer_word()
+        if (word.get("state"), word.get("reason")) == (state, reason):
+            return
+        logger.warning(
+            "W&B: %s: %s; metrics of job %s are kept in %s; next: mend it, then make sync", state, reason, job.id, job.folder
+        )
+        try:
+            save_json(job.writer_file, {**word, "state": state, "reason": reason})
+        except OSError:
+            return  # the log has it
 
 
 def _pass_on(process: subprocess.Popen[str]) -> None:
@@ -168,18 +185,36 @@ def sweep(spool: Spool, now: float | None = None) -> list[str]:
     """
     gone = []
     for job in list(spool.jobs()):
-        origins = job.origins()
-        if not origins or not job.is_over():
-            continue
-        newest = max(path.stat().st_mtime for path in job.folder.rglob("*") if path.is_file())
-        if (now or time.time()) - newest < keep_days() * DAY:
-            continue
-        accounts = job.accounts()
-        delivered = all(
-            (accounts[origin.name].closed and not accounts[origin.name].pending) or (origin.folder / DONE).exists()
-            for origin in origins
-        )
-        if delivered:
-            shutil.rmtree(job.folder, ignore_errors=True)
-            gone.append(job.id)
+        try:
+            if _may_go(job, now or time.time()):
+                _remember(spool, job)
+                shutil.rmtree(job.folder, ignore_errors=True)
+                gone.append(job.id)
+        except OSError as error:
+            logger.warning("the records of job %s stay: %s", job.id, error)
     return gone
+
+
+def _may_go(job: Job, now: float) -> bool:
+    """Whether every record is delivered, and nothing has changed for `keep_days`."""
+    origins = job.origins()
+    if not origins or not job.is_over():
+        return False
+    newest = max(path.stat().st_mtime for path in job.folder.rglob("*") if path.is_file())
+    if now - newest < keep_days() * DAY:
+        return False
+    accounts = job.accounts()
+    return all(
+        (accounts[origin.name].closed and not accounts[origin.name].pending and not accounts[origin.name].problem)
+        or (origin.folder / DONE).exists()
+        for origin in origins
+    )
+
+
+def _remember(spool: Spool, job: Job) -> None:
+    """Notes what was delivered of the sites that sent their records here: one may come back and not know."""
+    delivered = {name: account.delivered for name, account in job.accounts().items() if job.origin(name).told.exists()}
+    if delivered:
+        freed = load_json(spool.freed_file)
+        freed[job.id] = delivered
+        save_json(spool.freed_file, dict(list(freed.items())[-FREED_JOBS:]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import statistics
 import threading
 import time
@@ -17,10 +19,15 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.widgets.info_collector import InfoCollector
 from nvflare.widgets.widget import Widget
 
+from multisite.tracking.arguments import checked_artifact, checked_axes, checked_wait_seconds, checked_wandb_args
 from multisite.tracking.delivery import Delivery
-from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import HOPELESS, SERVER, Job, Spool, job_name, root, save_json
+from multisite.tracking.files import save_json
+from multisite.tracking.records import LogWriter, RecordRefused, is_open
+from multisite.tracking.spool import HOPELESS, SERVER, Job, Spool, job_name, root
 
+MODELS = "models"  # the folder of a run that the job's persistor writes
+AXES = {"round": "round", "global/*": "round", "sites/*": "round"}
+SITE_NAMES, NAME_CHARACTERS = 100, 128  # of the numbers that one site reports with its model
 STATS_GROUP = "tracking"
 FILE = "tracking.json"
 WAIT_SECONDS = 30.0
@@ -45,17 +52,21 @@ class WandbReceiver(Widget):
     ) -> None:
         """
         Args:
-            wandb_args: arguments of `wandb.init`: project, name, job_type, tags, notes, config. WANDB_PROJECT, WANDB_ENTITY and
-                WANDB_TAGS in the server's environment come first: that is the operator's say. None: the sites deliver.
+            wandb_args: arguments of `wandb.init`, of those that a job may give: `arguments.WANDB_ARGUMENTS`. WANDB_PROJECT,
+                WANDB_ENTITY and WANDB_TAGS in the server's environment come first: that is the operator's say. None: the sites
+                deliver.
             axes: metric pattern -> x axis other than `step`.
-            wait_seconds: how long the end of the job waits until everything is delivered.
-            artifact: pattern of the final global model's file in the job's folder; it becomes an artifact of the server's run.
+            wait_seconds: how long the end of the job waits until everything is delivered; an hour at most.
+            artifact: name of the final global model's file in the run's folder `models`; it becomes an artifact of the server's run.
+
+        Raises:
+            ArgumentRefused: one of them is not what a job may give; the job fails with that reason.
         """
         super().__init__()
-        self.wandb_args = wandb_args
-        self.axes = {"round": "round", "global/*": "round", "sites/*": "round", **(axes or {})}
-        self.wait_seconds = wait_seconds
-        self.artifact = artifact
+        self.wandb_args = None if wandb_args is None else checked_wandb_args(wandb_args)
+        self.axes = checked_axes({**AXES, **checked_axes({} if axes is None else axes)})
+        self.wait_seconds = checked_wait_seconds(wait_seconds)
+        self.artifact = checked_artifact(artifact)
         self._job: Job | None = None
         self._log: LogWriter | None = None
         self._own_delivery: Delivery | None = None
@@ -85,23 +96,23 @@ class WandbReceiver(Widget):
         self._run_folder = Path(engine.get_workspace().get_run_dir(fl_ctx.get_job_id()))
         self._sites = [client.name for client in engine.get_clients()]
         try:
-            self._own_delivery = Delivery(spool)  # no agent runs here (the simulator, say): this job delivers for itself
-            self._own_delivery.start()
+            if not is_open(spool.agent_lock):  # no agent runs here (the simulator, say): this job delivers for itself
+                self._own_delivery = Delivery(spool)
+                self._own_delivery.start()
         except BlockingIOError:
             self._own_delivery = None
         if self.wandb_args is None:
             return
         try:
             self._log = LogWriter(self._job.origin(SERVER).log)
-            artifact = str(self._job.folder / "model.safetensors") if self.artifact else ""
-            settings = {"wandb": self.wandb_args, "axes": self.axes, "owner": SERVER, "artifact": artifact}
+            settings = {"wandb": self.wandb_args, "axes": self.axes, "owner": SERVER, "artifact": bool(self.artifact)}
             save_json(self._job.settings_file, settings)
         except (OSError, RecordRefused) as error:
             self.logger.error(f"the metrics of this job have no place: {error}; next: free space on the server's volume")
 
     def _collect(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
-        if result is None or result.get_return_code() != "OK":
+        if result is None or result.get_return_code() != "OK" or fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is False:
             return
         round_ = int(fl_ctx.get_prop(AppConstants.CURRENT_ROUND, 0))
         metrics = FLModelUtils.from_shareable(result).metrics or {}
@@ -110,7 +121,7 @@ class WandbReceiver(Widget):
                 self._flush()
                 self._round = round_
             site = fl_ctx.get_peer_context().get_identity_name()
-            self._reports[site] = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+            self._reports[site] = _numbers(metrics)
 
     def _flush(self) -> None:
         """The row of the round that has ended: the global model that it began with, as the sites measured it."""
@@ -147,9 +158,15 @@ class WandbReceiver(Widget):
         self.logger.info(f"W&B: {delivered} records delivered, {report['pending']} pending {report['reason']}".rstrip())
 
     def _keep_model(self) -> None:
-        model = next(iter(sorted(self._run_folder.rglob(self.artifact))), None) if self.artifact else None
-        if model is not None and self._job is not None:
-            shutil.copyfile(model, self._job.folder / "model.safetensors")
+        if not self.artifact or self._job is None:
+            return
+        try:
+            with open(_model_in(self._run_folder / MODELS, self.artifact), "rb") as model, open(self._job.model_file, "wb") as copy:
+                shutil.copyfileobj(model, copy)
+        except OSError as error:
+            self.logger.error(
+                f"the final model is not uploaded: {MODELS}/{self.artifact}: {error.strerror or error}; the job's results have it"
+            )
 
     def _wait(self) -> dict[str, Any]:
         """The account, as soon as it is complete and nothing is pending, or at the end of the time."""
@@ -163,3 +180,33 @@ class WandbReceiver(Widget):
             if settled and (closed or waited > CLOSE_SECONDS):
                 return report
             time.sleep(POLL_SECONDS)
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    """The numbers of a site's report. Bounded: one site's names must not make the round's row too long to be taken."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items() if isinstance(metrics, dict) else ():
+        if isinstance(name, str) and len(name) <= NAME_CHARACTERS and name.isprintable() and isinstance(value, (int, float)):
+            try:
+                found[name] = float(value)
+            except OverflowError:
+                continue
+        if len(found) >= SITE_NAMES:
+            break
+    return found
+
+
+def _model_in(folder: Path, name: str) -> int:
+    """An open descriptor of the regular file `name` that lies in `folder`, wherever links lead.
+
+    Raises:
+        OSError: there is none.
+    """
+    place = (folder / name).resolve(strict=True)
+    if place.parent != folder.parent.resolve() / folder.name:
+        raise OSError(f"it does not lie in {folder}")
+    descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is no regular file")
+    return descriptor

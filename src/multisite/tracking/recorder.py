@@ -16,9 +16,11 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.widgets.widget import Widget
 
 from multisite.tracking import upstream
+from multisite.tracking.arguments import checked_axes, checked_flag, checked_wandb_args
+from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.records import LogWriter, RecordRefused, is_open
-from multisite.tracking.spool import Origin, Spool, job_name, root, save_json
+from multisite.tracking.spool import Origin, Spool, job_name, root
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
 GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
@@ -38,13 +40,16 @@ class MetricsRecorder(Widget):
         """
         Args:
             forward: send the records to the server.
-            wandb_args: deliver them from this site, with these arguments of `wandb.init`.
+            wandb_args: deliver them from this site, with these arguments of `wandb.init`: `arguments.WANDB_ARGUMENTS`.
             axes: metric pattern -> x axis other than `step`; with `wandb_args`.
+
+        Raises:
+            ArgumentRefused: one of them is not what a job may give; the job fails on this site with that reason.
         """
         super().__init__()
-        self.forward = forward
-        self.wandb_args = wandb_args
-        self.axes = axes or {}
+        self.forward = checked_flag("forward", forward)
+        self.wandb_args = None if wandb_args is None else checked_wandb_args(wandb_args)
+        self.axes = checked_axes({} if axes is None else axes)
         self._site = ""
         self._origin: Origin | None = None
         self._log: LogWriter | None = None

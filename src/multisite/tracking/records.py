@@ -22,6 +22,16 @@ from typing import Any
 MAGIC = b"multisite-records-1\n"
 HEAD = struct.Struct("<II")
 MAX_RECORD_BYTES = 1 << 20  # W&B drops longer lines
+LAST_SECOND = 1e11  # of a record's time: in the year 5138
+MIN_RECORD_BYTES = len("[0,0,{}]")
+OPEN_SECONDS, OPEN_POLL_SECONDS = (
+    0.5,
+    0.005,
+)  # `is_open` holds a lock for some microseconds: a writer that opens just then tries again
+
+
+class RecordDamaged(ValueError):
+    """What is in a log is whole, and no record. The message says why."""
 
 
 class RecordRefused(Exception):
@@ -72,8 +82,22 @@ def encode(record: Record) -> bytes:
 
 
 def decode(payload: bytes) -> Record:
-    """The record of a payload that `encode` made."""
-    time_, step, metrics = json.loads(payload)
+    """The record of a payload, which anybody may have made who may write the log.
+
+    Raises:
+        RecordDamaged: it is no JSON, or another than `[time, step, {name: value}]`.
+    """
+    try:
+        content = json.loads(payload)
+    except (ValueError, RecursionError):
+        raise RecordDamaged("no JSON") from None
+    if not isinstance(content, list) or len(content) != 3:
+        raise RecordDamaged("no [time, step, {name: value}]")
+    time_, step, metrics = content
+    if isinstance(time_, bool) or not isinstance(time_, (int, float)) or not 0 <= time_ < LAST_SECOND:
+        raise RecordDamaged("its time is no number of seconds since 1970")
+    if not isinstance(metrics, dict):
+        raise RecordDamaged("its metrics have no names")
     return Record(time_, step, metrics)
 
 
@@ -168,11 +192,21 @@ class LogWriter:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._lock = threading.Lock()
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take_lock()
             self.size, self.rows = self._recover()
         except OSError:
             os.close(self._descriptor)
             raise
+
+    def _take_lock(self) -> None:
+        deadline = time.monotonic() + OPEN_SECONDS
+        while True:
+            try:
+                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(OPEN_POLL_SECONDS)
 
     def _recover(self) -> tuple[int, int]:
         if os.fstat(self._descriptor).st_size < len(MAGIC):
@@ -232,6 +266,8 @@ class LogWriter:
             RecordRefused: the disk did not take it; nothing was added.
         """
         with self._lock:
+            if self._descriptor < 0:
+                raise RecordRefused(f"{self.path}: closed")
             if not offset <= self.size < offset + len(data):
                 return
             new = memoryview(data)[self.size - offset :]

@@ -5,29 +5,32 @@
     <spool>/<job>/<site>/records.log  the records; on the server a copy, whose first bytes are the site's
     <spool>/<job>/<site>/site.json    on the server: what the site last said of its log
     <spool>/<job>/<site>/refused.json records that the disk did not take
+    <spool>/<job>/model.safetensors   the final global model, until W&B has it
     <spool>/sync                      touched by `make sync`: try again now
+    <spool>/freed.json                on the server: delivered jobs whose records were deleted, for sites that come back later
+    <spool>/refusals.json             on the server: what was refused of whom, see `multisite.tracking.intake`
 
-Each file has one writer. JSON files are replaced as a whole, so whoever reads one sees one state.
+Each file has one writer. JSON files are replaced as a whole, so whoever reads one sees one state. A file that is not what it must be
+is set aside: its site or job is reported with the reason, and every other goes on.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multisite.tracking.arguments import checked_settings
+from multisite.tracking.files import changed_at, checked_name, folders, read_json, refused_word, site_word, size_of, writer_word
 from multisite.tracking.records import LogReader, is_open
 
 ROOT_VARIABLE = "MULTISITE_SPOOL"
 JOB_VARIABLE = "MULTISITE_JOB"
 SERVER = "server"
-HOPELESS = ("offline", "refused", "unreachable")  # states of a writer that nobody waits for
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+HOPELESS = ("offline", "refused", "unreachable", "misconfigured")  # states of a writer that nobody waits for
 
 
 def root(workspace: str | Path) -> Path:
@@ -40,23 +43,6 @@ def job_name(nvflare_id: str) -> str:
     return os.environ.get(JOB_VARIABLE) or nvflare_id
 
 
-def save_json(path: Path, content: Any) -> None:
-    """Replaces `path`; the last of several that write at the same time wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; empty if there is none, or none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 @dataclass(frozen=True)
 class Account:
     """Records of one site in one job, a record being one call of `log`.
@@ -67,6 +53,8 @@ class Account:
         delivered: confirmed by W&B.
         refused: not taken by the site's disk.
         closed: the site logs no more.
+        set_aside: of the delivered ones, those in whose place a row only says so: they could not be sent.
+        problem: what is wrong with the files that say so.
     """
 
     logged: int = 0
@@ -74,6 +62,8 @@ class Account:
     delivered: int = 0
     refused: int = 0
     closed: bool = False
+    set_aside: int = 0
+    problem: str = ""
 
     @property
     def pending(self) -> int:
@@ -120,17 +110,22 @@ class Origin:
                 self._counter = LogReader(self.log)
             return self._counter.count()
 
-    def account(self, delivered: int) -> Account:
-        """The account, if `delivered` rows were confirmed from here."""
-        rows = self.rows()
-        told = load_json(self.told)
-        if not told:
-            refused = int(load_json(self.refused).get("count", 0))
-            return Account(rows, rows, min(delivered, rows), refused, not is_open(self.log))
-        received = rows if told.get("forwards", True) else int(told.get("logged", 0))
-        confirmed = min(delivered, rows) if told.get("forwards", True) else int(told.get("delivered", 0))
-        logged = max(rows, int(told.get("logged", 0)))
-        return Account(logged, received, confirmed, int(told.get("refused", 0)), bool(told.get("closed")))
+    def account(self, run: dict[str, Any]) -> Account:
+        """The account, if the writer's word of this site is `run`: `delivered` and `set_aside`, both of which may be absent."""
+        delivered, aside = int(run.get("delivered", 0)), int(run.get("set_aside", {}).get("count", 0))
+        told, problem = read_json(self.told, site_word)
+        try:
+            rows = self.rows()
+            if not told:
+                refused, damaged = read_json(self.refused, refused_word)
+                closed = not is_open(self.log)
+                return Account(rows, rows, min(delivered, rows), refused.get("count", 0), closed, aside, problem or damaged)
+        except OSError as error:
+            return Account(problem=f"{self.log.name} can't be read: {error.strerror}")
+        if not told["forwards"]:
+            return Account(told["logged"], told["logged"], told["delivered"], told["refused"], told["closed"])
+        logged = max(rows, told["logged"])
+        return Account(logged, rows, min(delivered, rows), told["refused"], told["closed"], aside)
 
 
 @dataclass
@@ -156,20 +151,37 @@ class Job:
         return self.folder / "writer.json"
 
     @property
+    def model_file(self) -> Path:
+        """The final global model, where the job wants it kept as an artifact."""
+        return self.folder / "model.safetensors"
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """Empty where the job's metrics are not delivered from."""
-        return load_json(self.settings_file)
+        """Empty where the job's metrics are not delivered from, or can't be."""
+        return self.read_settings()[0]
+
+    def read_settings(self) -> tuple[dict[str, Any], str]:
+        """The settings, and what is wrong with their file."""
+        return read_json(self.settings_file, checked_settings)
+
+    def writer_word(self) -> dict[str, Any]:
+        """What the writer said; empty where it said nothing, or nothing that can be read."""
+        return read_json(self.writer_file, writer_word)[0]
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """What the writer said of each site's run: `id`, `delivered`, and `set_aside` where records were."""
+        return dict(self.writer_word().get("runs", {}))
 
     def origins(self) -> list[Origin]:
         """Every site that has logged, by name."""
-        for entry in _folders(self.folder):
+        for entry in folders(self.folder):
             if entry.name not in self._origins and (entry / "records.log").exists() | (entry / "site.json").exists():
                 self._origins[entry.name] = Origin(entry)
         return [self._origins[name] for name in sorted(self._origins)]
 
     def signature(self) -> tuple[float, ...]:
         """Changes when a site appears or a log grows. Cheap: it is asked of every job that is kept, twice a second."""
-        return (_changed(self.folder), *(_size(origin.log) for origin in self._origins.values()))
+        return (changed_at(self.folder), *(size_of(origin.log) for origin in self._origins.values()))
 
     def origin(self, name: str) -> Origin:
         """One site's part, which need not exist yet.
@@ -181,12 +193,12 @@ class Job:
 
     def delivered(self) -> dict[str, int]:
         """Rows that W&B confirmed, by site, of those that are delivered from here."""
-        return {site: int(run.get("delivered", 0)) for site, run in load_json(self.writer_file).get("runs", {}).items()}
+        return {site: int(run["delivered"]) for site, run in self.runs().items()}
 
     def accounts(self) -> dict[str, Account]:
         """The account of every site, by name."""
-        delivered = self.delivered()
-        return {origin.name: origin.account(delivered.get(origin.name, 0)) for origin in self.origins()}
+        runs = self.runs()
+        return {origin.name: origin.account(runs.get(origin.name, {})) for origin in self.origins()}
 
     def is_over(self) -> bool:
         """Whether the process that owns the job here has ended."""
@@ -194,27 +206,31 @@ class Job:
         return not (owner and is_open(self.origin(owner).log))
 
     def report(self) -> dict[str, Any]:
-        """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all."""
-        accounts, delivers = self.accounts(), bool(self.settings)
-        writer = load_json(self.writer_file) if delivers else self._word_of_sites()
+        """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all, `problems` of files set aside."""
+        accounts = self.accounts()
+        settings, misconfigured = self.read_settings()
+        word, damaged = read_json(self.writer_file, writer_word)
+        writer = word if settings or misconfigured else self._word_of_sites()
+        if misconfigured:
+            writer = {"state": "misconfigured", "reason": misconfigured}
+        problems = [f"{name}: {account.problem}" for name, account in accounts.items() if account.problem]
         return {
             "job_id": self.id,
-            "delivers": delivers,
+            "delivers": bool(settings or misconfigured),
             "state": writer.get("state", ""),
             "reason": writer.get("reason", ""),
             "sites": {name: account.as_dict() for name, account in accounts.items()},
             "pending": sum(account.pending for account in accounts.values()),
+            "problems": [problem for problem in (misconfigured, damaged, *problems) if problem],
         }
 
     def _word_of_sites(self) -> dict[str, Any]:
-        """What the writers on the sites said of themselves: the first trouble, if there is one."""
-        words = [(origin.name, load_json(origin.told)) for origin in self.origins()]
-        for site, word in words:
-            if word.get("state") in HOPELESS:
-                return {"state": word["state"], "reason": f"{site}: {word.get('reason', '')}"}
-        site, word = words[0] if words else ("", {})
-        reason = f"{site}: {word['reason']}" if word.get("reason") else ""
-        return {"state": word.get("state", ""), "reason": reason} if words else {}
+        """What the writers on the sites said of themselves: the first trouble, or else the first note, if there is one."""
+        words = [(origin.name, read_json(origin.told, site_word)[0]) for origin in self.origins()]
+        trouble = [(site, word) for site, word in words if word.get("state") in HOPELESS]
+        noted = [(site, word) for site, word in words if word.get("reason")]
+        site, word = [*trouble, *noted, *words, ("", {})][0]
+        return {"state": word.get("state", ""), "reason": f"{site}: {word['reason']}" if word.get("reason") else ""}
 
 
 @dataclass
@@ -226,10 +242,10 @@ class Spool:
 
     def jobs(self) -> Iterator[Job]:
         """Every job, in no order."""
-        folders = {folder.name: folder for folder in _folders(self.root)}
-        for gone in set(self._jobs) - set(folders):
+        found = {folder.name: folder for folder in folders(self.root)}
+        for gone in set(self._jobs) - set(found):
             del self._jobs[gone]
-        for name, folder in folders.items():
+        for name, folder in found.items():
             yield self._jobs.setdefault(name, Job(folder))
 
     def job(self, job_id: str) -> Job:
@@ -241,48 +257,25 @@ class Spool:
         return self._jobs.setdefault(checked_name(job_id), Job(self.root / job_id))
 
     @property
+    def freed_file(self) -> Path:
+        """The delivered jobs whose records were deleted: by job and site, how many rows W&B confirmed."""
+        return self.root / "freed.json"
+
+    @property
+    def refusals_file(self) -> Path:
+        """What was refused of whom."""
+        return self.root / "refusals.json"
+
+    @property
     def sync_file(self) -> Path:
         """Its time of change is the last request to try again now."""
         return self.root / "sync"
 
     def sync_requested(self) -> float:
         """When somebody last asked to try again now; 0 if nobody did."""
-        return _changed(self.sync_file)
+        return changed_at(self.sync_file)
 
     @property
     def agent_lock(self) -> Path:
         """Locked by the process that delivers from this spool."""
         return self.root / "agent.lock"
-
-
-def checked_name(name: str) -> str:
-    """`name`, if it is one that a job or a site can have: it becomes a folder's.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a job or a site")
-    return name
-
-
-def _folders(parent: Path) -> list[Path]:
-    try:
-        with os.scandir(parent) as entries:
-            return [Path(entry.path) for entry in entries if entry.is_dir() and NAME.fullmatch(entry.name)]
-    except FileNotFoundError:
-        return []
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0

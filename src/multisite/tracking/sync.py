@@ -2,7 +2,8 @@
 
     python -m multisite.tracking.sync [--status] [--timeout SECONDS]
 
-Prints one JSON object: `jobs`, a report each (`multisite.tracking.spool.Job.report`). Exit status 1 if anything is pending.
+Prints one JSON object: `jobs`, a report each (`multisite.tracking.spool.Job.report`), and `refusals`: what was refused of a site in the
+last day (`multisite.tracking.files.refusals`). Exit status 1 if anything is pending.
 """
 
 from __future__ import annotations
@@ -14,18 +15,42 @@ import time
 from pathlib import Path
 from typing import Any
 
+from multisite.text import clean
 from multisite.tracking.delivery import Delivery
-from multisite.tracking.spool import HOPELESS, Spool, root
+from multisite.tracking.files import changed_at, read_json, refusals
+from multisite.tracking.spool import HOPELESS, Job, Spool, root
 
 TIMEOUT_SECONDS = 300.0
 SETTLE_SECONDS = 8.0  # a writer that was just asked to try again needs that long to say that it can't
 POLL_SECONDS = 0.5
+SHOWN_SECONDS = 86_400.0  # of a refusal
 
 
 def reports(spool: Spool) -> list[dict[str, Any]]:
     """Every job's, the oldest first."""
-    jobs = sorted(spool.jobs(), key=lambda job: job.folder.stat().st_ctime)
-    return [report for report in (job.report() for job in jobs) if report["sites"]]
+    jobs = sorted(spool.jobs(), key=lambda job: changed_at(job.folder))
+    return [report for report in map(_report, jobs) if report["sites"] or report["problems"]]
+
+
+def _report(job: Job) -> dict[str, Any]:
+    """A job's; one whose files can't be read is reported as that, and every other as it is."""
+    try:
+        return job.report()
+    except OSError as error:
+        problem = clean(f"{error.strerror}: {error.filename}")
+        return {"job_id": job.id, "delivers": False, "state": "", "reason": "", "sites": {}, "pending": 0, "problems": [problem]}
+
+
+def recent_refusals(spool: Spool) -> dict[str, Any]:
+    """What was refused of whom in the last day, by site and kind."""
+    found, problem = read_json(spool.refusals_file, refusals)
+    if problem:
+        print(problem, file=sys.stderr)
+    now, recent = time.time(), {}
+    for site, kinds in found.items():
+        if shown := {kind: known for kind, known in kinds.items() if now - known["time"] < SHOWN_SECONDS}:
+            recent[site] = shown
+    return recent
 
 
 def sync(spool: Spool, timeout: float) -> list[dict[str, Any]]:
@@ -70,7 +95,7 @@ def main() -> int:
     arguments = parser.parse_args()
     spool = Spool(arguments.spool or root("."))
     found = reports(spool) if arguments.status else sync(spool, arguments.timeout)
-    print(json.dumps({"jobs": found}))
+    print(json.dumps({"jobs": found, "refusals": recent_refusals(spool)}))
     return 1 if any(report["pending"] for report in found) and not arguments.status else 0
 
 

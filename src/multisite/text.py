@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-LONGEST = 500
+LONGEST = 400
 # Escape sequences go as a whole: what is left of one would be read as text. A string that has no end stops at its line's.
 STRINGS = re.compile("(?:\x1b[P\\]X^_]|[\x90\x98\x9d\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\\\|\x9c)?")
 SEQUENCES = re.compile("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?")
@@ -22,9 +22,10 @@ FORMULA = ("=", "+", "-", "@")
 
 
 def clean(value: object, longest: int = LONGEST) -> str:
-    """One line of plain text, at most about `longest` characters long, from whatever it was; a line break becomes a space."""
+    """One line of printable text, at most `longest` characters long, from whatever it was; a line break becomes a space."""
     # What is far too long to be shown is not searched either.
-    return shorten(visible(BREAKS.sub(" ", without_sequences(str(value)[: 20 * longest]))).strip(), longest)
+    text = visible(BREAKS.sub(" ", without_sequences(str(value)[: 20 * longest]))).strip()
+    return "".join(letter if letter.isprintable() else " " for letter in shorten(text, longest))
 
 
 def printable(text: str) -> str:
@@ -43,8 +44,11 @@ def without_sequences(text: str) -> str:
 
 
 def shorten(text: str, longest: int) -> str:
-    """The text, or its beginning and how much is missing."""
-    return text if len(text) <= longest else f"{text[:longest]}... ({len(text) - longest} more)"
+    """The text, or as much of its beginning as fits, with how much is missing."""
+    if len(text) <= longest:
+        return text
+    begin = max(0, longest - len(f"... ({len(text)} more)"))
+    return f"{text[:begin]}... ({len(text) - begin} more)"[:longest]
 
 
 def cell(value: Any) -> Any:

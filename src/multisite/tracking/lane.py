@@ -1,0 +1,62 @@
+"""One site's rows on their way to its W&B run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from multisite.text import clean
+from multisite.tracking.backend import Refusal, Run
+from multisite.tracking.records import LogReader, RecordDamaged, decode
+from multisite.tracking.spool import Origin
+
+
+class Lane:
+    """A site's log, as far as it is read, its run, and what is wrong with them."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.reader = LogReader(origin.log)
+        self.run: Run | None = None
+        self.confirmed = 0
+        self.aside: dict[str, Any] = {}  # see `files.set_aside_word`; empty while no record was
+        self.trouble: Refusal | None = None  # why there is no run
+        self.retry_at, self.pause = 0.0, 0.0
+
+    @property
+    def outstanding(self) -> int:
+        """Rows sent and not confirmed."""
+        return self.reader.rows - self.confirmed if self.run else 0
+
+    @property
+    def note(self) -> str:
+        """What people should know of this site; empty if nothing."""
+        if self.trouble:
+            return f"{self.origin.name} waits: {self.trouble}"
+        if self.aside:
+            return f"{self.origin.name}: {self.aside['count']} records set aside, first number {self.aside['first']}: {self.aside['reason']}"
+        return ""
+
+    def send_batch(self, max_bytes: int) -> int:
+        """Sends the next records of about `max_bytes` together. Returns how many; 0 when there is none, or the run takes no more."""
+        number = self.reader.rows
+        payloads = self.reader.read(max_bytes)
+        for payload in payloads:
+            number += 1
+            try:
+                self._send(payload, number)
+            except Refusal as refusal:  # this process has the run open, and can't open it again: the next writer goes on
+                self.run, self.trouble, self.retry_at = None, refusal, math.inf
+                return 0
+        return len(payloads)
+
+    def _send(self, payload: bytes, number: int) -> None:
+        """Sends record `number`, or sets it aside: then a row stands in its place, so that row n stays line n."""
+        assert self.run is not None
+        try:
+            self.run.log(decode(payload))
+        except RecordDamaged as damaged:
+            self.run.set_aside(number)
+            if number > self.aside.get("last", 0):  # or else a writer before this one has counted it
+                first = self.aside or {"count": 0, "first": number, "reason": clean(str(damaged))}
+                self.aside = {**first, "count": first["count"] + 1, "last": number}
