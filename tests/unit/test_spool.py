@@ -304,7 +304,7 @@ def test_what_a_site_says_is_shown_without_control_characters() -> None:
     shown = clean("a\x1b[2Jb\n\u202ec" + "x" * 1000)
     assert shown.startswith("ab cxxx")
     assert shown.isprintable()
-    assert len(shown) == LONGEST  # as much as a site's reason may have
+    assert LONGEST - 5 < len(shown) <= LONGEST  # as much as a site's reason may have
 
 
 def test_a_folder_that_can_not_be_read_is_reported_and_every_other_job_is_as_it_was(spool: Spool, tmp_path: Path) -> None:

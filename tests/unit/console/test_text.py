@@ -61,7 +61,7 @@ def test_no_character_that_steers_a_terminal_is_left() -> None:
 
 def test_what_is_absurdly_long_is_shortened_and_says_so() -> None:
     assert clean("x" * 700) == "x" * 386 + "... (314 more)"
-    assert len(clean("x" * 100_000_000)) == LONGEST
+    assert len(clean("x" * 100_000_000)) <= LONGEST
     assert len(clean("\x1b]" * 10_000_000)) <= LONGEST
 
 
