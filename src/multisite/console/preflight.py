@@ -27,7 +27,7 @@ def check(settings: Settings, docker: Docker) -> list[str]:
     info = ensure_engine(settings, docker)
     check_disk(info, images.exist(settings, docker))
     standing = [container.service for container in docker.containers().values() if container.state == "running"]
-    if "server" not in standing:
+    if not {"gateway", "server"} & set(standing):
         check_port(settings)
     return standing
 
