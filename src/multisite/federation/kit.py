@@ -73,18 +73,18 @@ class Kit:
         host, port = self._service()["target"].rsplit(":", 1)
         return ("127.0.0.1" if self.role == "server" else host), int(port)
 
-    def connect(self, seconds: float = CONNECT_SECONDS, source: str = "") -> ssl.SSLSocket:
+    def connect(self, seconds: float | None = None, source: str = "") -> ssl.SSLSocket:
         """A TLS connection to the server, with this participant's certificate.
 
         Args:
-            seconds: bound of every step, and of what is read and written later.
+            seconds: bound of every step, and of what is read and written later; CONNECT_SECONDS if None.
             source: address to come from; empty: any.
 
         Raises:
             OSError: no connection, or no TLS that the kit's root has signed.
         """
         startup, name = self.folder / "startup", "server" if self.role == "server" else "client"
-        raw = socket.create_connection(self.server_address, seconds, (source, 0) if source else None)
+        raw = socket.create_connection(self.server_address, seconds or CONNECT_SECONDS, (source, 0) if source else None)
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False  # as NVFlare does: the root signs nobody else
