@@ -178,6 +178,16 @@ def test_every_limit_of_the_gateway_is_a_setting_with_its_default_in_the_example
         assert re.search(rf"^{name}={default}$", example, re.MULTILINE), name
 
 
+def test_the_gateway_cuts_no_quiet_connection_and_finds_out_whose_peer_is_gone() -> None:
+    """NVFlare sends something on every connection once a minute (`nvflare/fuel/f3/sfm/heartbeat_monitor.py:27`)."""
+    config = (DOCKER / "haproxy.cfg").read_text(encoding="utf-8")
+    for side in ("client", "server"):
+        assert re.search(rf"^ +timeout {side} [1-9]\d*h$", config, re.MULTILINE)
+    assert "option clitcpka" in config
+    assert "option srvtcpka" in config
+    assert "timeout tunnel" not in config, "it would stand in for both"
+
+
 def test_the_server_starts_after_kits_and_data_and_whoever_connects_to_it_after_the_server() -> None:
     for name, conditions in {
         "server": {"provision": "service_completed_successfully", "data": "service_completed_successfully"},

@@ -108,6 +108,10 @@ class Settings:
             raise ConsoleError("settings", f"GPUS={self.get('GPUS')} is not one of {', '.join(GPUS)}", "correct it in .env")
         if self.get("LOG", "plain") not in ("plain", "detail", "json"):
             raise ConsoleError("settings", f"LOG={self.get('LOG')} is not plain, detail or json", "correct it in .env")
+        for limit in ("CONNECTIONS", "SERVER_CONNECTIONS", "PER_ADDRESS", "RATE", "HELLO_SECONDS"):
+            value = self.get(f"GATEWAY_{limit}", "1")
+            if not (value.isdecimal() and int(value)):
+                raise ConsoleError("settings", f"GATEWAY_{limit}={value} is no whole number above 0", "correct it in .env")
         for name in ("CIFAR10_DIR", "CA_BUNDLE"):
             path = self.path(name)
             if path is not None and not path.exists():
