@@ -138,7 +138,7 @@ def test_moving_the_key_recreates_only_the_containers_that_gain_or_lose_it(
 ) -> None:
     after = stack.containers()
     unchanged = {service for service in after if after[service] == before_switch.get(service)}
-    assert unchanged == {"admin", "wandb-backend"}
+    assert unchanged == {"admin", "gateway", "wandb-backend"}
 
 
 def test_the_key_is_readable_in_the_sites_only(stack: Stack, from_clients: Done) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import yaml
 HOME = Path(__file__).parents[2]
 DOCKER = HOME / "docker"
 SITES = ("site-1", "site-2")
+GATEWAY = (
+    "GATEWAY_CONNECTIONS", "GATEWAY_SERVER_CONNECTIONS", "GATEWAY_PER_ADDRESS", "GATEWAY_RATE", "GATEWAY_HELLO_SECONDS",
+)  # fmt: skip
 
 
 class Tagged(str):
@@ -54,8 +58,8 @@ def sources(service: str) -> set[str]:
     return {str(volume).rsplit(":/", 1)[0] for volume in SERVICES[service].get("volumes", [])}
 
 
-def test_the_deployment_is_a_server_two_sites_an_admin_and_two_one_shots() -> None:
-    assert set(SERVICES) == {"server", *SITES, "admin", "provision", "data"}
+def test_the_deployment_is_a_server_its_gateway_two_sites_an_admin_and_two_one_shots() -> None:
+    assert set(SERVICES) == {"server", "gateway", *SITES, "admin", "provision", "data"}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -92,6 +96,12 @@ def test_an_image_is_never_pulled(name: str) -> None:
 def test_the_networks_of_sites_and_admin_lead_nowhere_else(name: str) -> None:
     assert COMPOSE["networks"][name]["internal"] is True
     assert SERVICES[name]["networks"] == [name]
+
+
+@pytest.mark.parametrize("name", [name for name, network in COMPOSE["networks"].items() if (network or {}).get("internal")])
+def test_the_host_has_no_address_on_an_internal_network(name: str) -> None:
+    """With one, whatever listens on 0.0.0.0 of the host is open to its containers."""
+    assert COMPOSE["networks"][name]["driver_opts"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
 
 
 def test_two_sites_share_no_network() -> None:
@@ -137,16 +147,51 @@ def test_no_environment_holds_the_key(path: Path) -> None:
         assert not [name for name in service.get("environment", {}) if "KEY" in name]
 
 
-def test_one_port_is_published_on_the_hosts_own_address_by_default() -> None:
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["server"]
-    (port,) = SERVICES["server"]["ports"]
+def test_one_port_is_published_on_the_hosts_own_address_by_default_and_it_is_the_gateways() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["gateway"]
+    (port,) = SERVICES["gateway"]["ports"]
     assert port.startswith("${BIND_ADDRESS:-127.0.0.1}:")
+
+
+def test_the_gateway_holds_no_kit_no_key_and_no_file_of_the_deployment() -> None:
+    assert not {"volumes", "secrets", "configs", "env_file"} & set(SERVICES["gateway"])
+    assert set(SERVICES["gateway"]["environment"]) == {"SERVER_PORT", *GATEWAY}
+
+
+def test_the_gateway_meets_the_server_alone_on_an_internal_network_and_others_on_the_published_one() -> None:
+    members = {
+        network: {name for name in SERVICES if network in SERVICES[name].get("networks", [])} for network in COMPOSE["networks"]
+    }
+    assert SERVICES["gateway"]["networks"] == ["gateway", "published"]
+    assert members["gateway"] == {"gateway", "server"}
+    assert members["published"] == {"gateway"}
+    assert COMPOSE["networks"]["gateway"]["internal"] is True
+    assert COMPOSE["networks"]["published"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+
+
+def test_every_limit_of_the_gateway_is_a_setting_with_its_default_in_the_example() -> None:
+    config = (DOCKER / "haproxy.cfg").read_text(encoding="utf-8")
+    example = (HOME / ".env.example").read_text(encoding="utf-8")
+    assert set(re.findall(r"\$\{(\w+)\}", config)) == {"SERVER_PORT", *GATEWAY}
+    for name, value in SERVICES["gateway"]["environment"].items():
+        default = value.removeprefix(f"${{{name}:-").removesuffix("}")
+        assert re.search(rf"^{name}={default}$", example, re.MULTILINE), name
+
+
+def test_the_gateway_cuts_no_quiet_connection_and_finds_out_whose_peer_is_gone() -> None:
+    """NVFlare sends something on every connection once a minute (`nvflare/fuel/f3/sfm/heartbeat_monitor.py:27`)."""
+    config = (DOCKER / "haproxy.cfg").read_text(encoding="utf-8")
+    for side in ("client", "server"):
+        assert re.search(rf"^ +timeout {side} [1-9]\d*h$", config, re.MULTILINE)
+    assert "option clitcpka" in config
+    assert "option srvtcpka" in config
+    assert "timeout tunnel" not in config, "it would stand in for both"
 
 
 def test_the_server_starts_after_kits_and_data_and_whoever_connects_to_it_after_the_server() -> None:
     for name, conditions in {
         "server": {"provision": "service_completed_successfully", "data": "service_completed_successfully"},
-        **{name: {"server": "service_started"} for name in (*SITES, "admin")},
+        **{name: {"server": "service_started"} for name in (*SITES, "admin", "gateway")},
     }.items():
         assert {other: wanted["condition"] for other, wanted in SERVICES[name]["depends_on"].items()} == conditions
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from importlib.resources import files
@@ -18,6 +17,7 @@ import pytest
 from multisite.federation import node, policy
 from multisite.federation.kit import Kit
 from multisite.federation.lifecycle import ENGINE
+from tests.unit.certificates import gateway_without_server, tls_listener, write_certificates
 
 PERMISSIONS = {"permissions": {role: {"byoc": "none", "view": "any"} for role in ("project_admin", "lead")}}
 
@@ -26,7 +26,7 @@ def make_kit(folder: Path, role: str = "client") -> Kit:
     """A kit with the files that the node reads."""
     (folder / "startup").mkdir(parents=True)
     (folder / "local").mkdir()
-    (folder / "startup" / "rootCA.pem").write_text("root", encoding="utf-8")
+    write_certificates(folder / "startup", role, "site-1")
     default = files("nvflare.fuel.utils").joinpath("log_config.json").read_text(encoding="utf-8")
     (folder / "local" / "log_config.json.default").write_text(default, encoding="utf-8")
     (folder / "local" / policy.AUTHORIZATION).write_text(json.dumps(PERMISSIONS), encoding="utf-8")
@@ -57,7 +57,7 @@ def _no_engine() -> Iterator[None]:
 
 def test_the_kit_is_copied_to_where_nvflare_looks_for_it(kit: Kit, workspace: Path) -> None:
     node.prepare_workspace(kit, workspace, {})
-    assert (workspace / "startup" / "rootCA.pem").read_text(encoding="utf-8") == "root"
+    assert (workspace / "startup" / "rootCA.pem").read_bytes() == (kit.folder / "startup" / "rootCA.pem").read_bytes()
     assert not (workspace / "startup").is_symlink()
     assert read(workspace / "local" / policy.AUTHORIZATION) == PERMISSIONS
 
@@ -67,7 +67,7 @@ def test_a_new_kit_replaces_the_old_one_and_jobs_stay(kit: Kit, workspace: Path)
     (workspace / "startup" / "old.key").write_text("old", encoding="utf-8")
     (workspace / "jobs").mkdir()
     node.prepare_workspace(kit, workspace, {})
-    assert [path.name for path in (workspace / "startup").iterdir()] == ["rootCA.pem"]
+    assert {path.name for path in (workspace / "startup").iterdir()} == {"rootCA.pem", "client.crt", "client.key"}
     assert (workspace / "jobs").is_dir()
 
 
@@ -123,8 +123,14 @@ def test_a_participant_whose_engine_has_not_started_is_not_ready(tmp_path: Path,
 def serves(kit: Kit, host: str, port: int) -> None:
     """Writes the server's address into the kit, as provisioning does."""
     config = "fed_server.json" if kit.role == "server" else "fed_client.json"
-    content = {"servers": [{"service": {"target": f"{host}:{port}"}}]}
+    content = {"servers": [{"service": {"target": f"{host}:{port}", "scheme": "tcp"}}]}
     (kit.folder / "startup" / config).write_text(json.dumps(content), encoding="utf-8")
+
+
+def closed_port() -> int:
+    """One on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 def start(token: str | None, heartbeat_ago: float = 0.0) -> None:
@@ -145,9 +151,9 @@ def test_a_site_is_ready_while_its_heartbeats_are_accepted(kit: Kit, seconds: fl
     assert node.is_ready(kit) is ready
 
 
-def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answers(kit: Kit) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serves(kit, "127.0.0.1", listening.getsockname()[1])
+def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answers(kit: Kit, tmp_path: Path) -> None:
+    with tls_listener(tmp_path / "listener") as port:
+        serves(kit, "127.0.0.1", port)
         start("a-token", heartbeat_ago=0)
         assert not node.must_register_again(kit)
         start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
@@ -157,52 +163,43 @@ def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answe
     assert not node.must_register_again(kit)
 
 
-def test_a_site_whose_link_is_back_is_given_time_for_a_heartbeat(kit: Kit) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
+def test_a_site_whose_server_is_dead_behind_its_gateway_does_not_register_again(kit: Kit) -> None:
+    with gateway_without_server() as (port, came):
+        serves(kit, "127.0.0.1", port)
+        start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
+        ENGINE.refused_since = time.monotonic() - node.REFUSED_SECONDS
+        assert not node.must_register_again(kit)
+        assert came
+    assert ENGINE.refused_since is None
+
+
+def test_a_site_whose_link_is_back_is_given_time_for_a_heartbeat(kit: Kit, tmp_path: Path) -> None:
+    port = closed_port()
     serves(kit, "127.0.0.1", port)
     start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
     assert not node.must_register_again(kit)
-    with socket.create_server(("127.0.0.1", port)):
+    with tls_listener(tmp_path / "listener", port):
         assert not node.must_register_again(kit)
+        assert ENGINE.refused_since is not None
         ENGINE.heartbeat = time.monotonic()
         assert not node.must_register_again(kit)
     assert ENGINE.refused_since is None
 
 
-def test_a_site_waits_for_a_server_that_is_starting(kit: Kit) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-    serves(kit, "127.0.0.1", port)
-    opened: list[socket.socket] = []
-    threading.Timer(0.2, lambda: opened.append(socket.create_server(("127.0.0.1", port)))).start()
-    began = time.monotonic()
-    kit.wait_for_server(20.0)
-    assert 0.15 < time.monotonic() - began < 15.0
-    opened[0].close()
-
-
-def test_a_site_whose_server_does_not_start_goes_on(kit: Kit) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serves(kit, "127.0.0.1", listening.getsockname()[1])
-    kit.wait_for_server(0.1)
-    assert not kit.server_answers()
-
-
-def test_a_site_that_has_not_started_does_not_register_again(kit: Kit) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serves(kit, "127.0.0.1", listening.getsockname()[1])
+def test_a_site_that_has_not_started_does_not_register_again(kit: Kit, tmp_path: Path) -> None:
+    with tls_listener(tmp_path / "listener") as port:
+        serves(kit, "127.0.0.1", port)
+        assert kit.server_answers()
         assert not node.must_register_again(kit)
 
 
-def test_a_server_is_ready_while_its_port_accepts_connections(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lets_in", [True, False])
+def test_a_server_is_ready_while_it_lets_others_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lets_in: bool) -> None:
+    """What that is, see test_readiness.py."""
+    monkeypatch.setattr(node.readiness, "lets_in", lambda kit: lets_in)
     kit = make_kit(tmp_path / "server", "server")
     ENGINE.set(SimpleNamespace())
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serves(kit, "server", listening.getsockname()[1])
-        assert node.is_ready(kit)
-        assert not node.must_register_again(kit)
-    assert not node.is_ready(kit)
+    assert node.is_ready(kit) is lets_in
     assert not node.must_register_again(kit)
 
 

@@ -9,9 +9,17 @@ import subprocess
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
 
-TARGETS = ("control", "site")
+TARGETS = ("gateway", "control", "site")
 LABEL = "multisite.inputs"
-INPUTS = ("docker/Dockerfile", "docker/install.sh", "docker/no-gpu.sh", "docker/requirements", "src/multisite", "jobs")
+INPUTS = (
+    "docker/Dockerfile",
+    "docker/haproxy.cfg",
+    "docker/install.sh",
+    "docker/no-gpu.sh",
+    "docker/requirements",
+    "src/multisite",
+    "jobs",
+)
 ARGUMENTS = {"BASE_IMAGE": "debian:bookworm-slim", "TORCH_INDEX": ""}
 BUILD_SECONDS = 3600.0
 

@@ -32,7 +32,7 @@ def check(settings: Settings, docker: Docker) -> list[str]:
     info = ensure_engine(settings, docker)
     check_disk(info, images.exist(settings, docker))
     standing = [container.service for container in docker.containers().values() if container.state == "running"]
-    check_port(settings, docker.published("server") if "server" in standing else None)
+    check_port(settings, next(filter(None, (docker.published(name) for name in ("gateway", "server") if name in standing)), None))
     return standing
 
 

@@ -12,6 +12,8 @@ MANAGED = "# --- written by make, for `docker compose` typed by hand; change the
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 NAME = re.compile(r"^name: *(\S+)", re.MULTILINE)
 GPUS = ("auto", "none", "all")
+GATEWAY_LIMITS = ("CONNECTIONS", "SERVER_CONNECTIONS", "PER_ADDRESS", "RATE", "HELLO_SECONDS")
+WHOLE_NUMBERS = ("MAX_RESULT_MB", "METRICS_SITE_MB", "METRICS_SITE_JOBS", *(f"GATEWAY_{limit}" for limit in GATEWAY_LIMITS))
 
 
 class ConsoleError(Exception):
@@ -111,6 +113,10 @@ class Settings:
         if self.get("ALLOW_CUSTOM_CODE", "no") not in ("yes", "no"):
             problem = f"ALLOW_CUSTOM_CODE={self.get('ALLOW_CUSTOM_CODE')} is not yes or no"
             raise ConsoleError("settings", problem, "correct it in .env")
+        for name in WHOLE_NUMBERS:
+            value = self.get(name, "1")
+            if not (value.isdecimal() and int(value)):
+                raise ConsoleError("settings", f"{name}={value} is no whole number above 0", "correct it in .env")
         for name in ("CIFAR10_DIR", "CA_BUNDLE"):
             path = self.path(name)
             if path is not None and not path.exists():

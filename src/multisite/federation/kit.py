@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import json
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -15,6 +17,7 @@ from cryptography.x509.oid import NameOID
 KIT = Path("/kit")
 SERVER_SECONDS = 15.0
 SERVER_PERIOD = 0.05
+GATEWAY_PERIOD = 1.0
 CONNECT_SECONDS = 2.0
 
 
@@ -52,32 +55,71 @@ class Kit:
             )
 
     @property
+    def scheme(self) -> str:
+        """How NVFlare's frames travel: `tcp`, `http` or `grpc`; of a server's and a site's kit."""
+        return str(self._service()["scheme"])
+
+    def _service(self) -> dict[str, Any]:
+        config = "fed_server.json" if self.role == "server" else "fed_client.json"
+        content = json.loads((self.folder / "startup" / config).read_text(encoding="utf-8"))
+        return dict(content["servers"][0]["service"])
+
+    @property
     def server_address(self) -> tuple[str, int]:
         """Where this participant reaches the server; the server itself, on loopback."""
         if self.role == "admin":
             admin = json.loads((self.folder / "startup" / "fed_admin.json").read_text(encoding="utf-8"))["admin"]
             return str(admin["host"]), int(admin["port"])
-        config = "fed_server.json" if self.role == "server" else "fed_client.json"
-        content = json.loads((self.folder / "startup" / config).read_text(encoding="utf-8"))
-        host, port = content["servers"][0]["service"]["target"].rsplit(":", 1)
+        host, port = self._service()["target"].rsplit(":", 1)
         return ("127.0.0.1" if self.role == "server" else host), int(port)
 
-    def server_answers(self) -> bool:
-        """Whether the server accepts connections."""
+    def connect(self, seconds: float | None = None, source: str = "") -> ssl.SSLSocket:
+        """A TLS connection to the server, with this participant's certificate.
+
+        Args:
+            seconds: bound of every step, and of what is read and written later; CONNECT_SECONDS if None.
+            source: address to come from; empty: any.
+
+        Raises:
+            OSError: no connection, or no TLS that the kit's root has signed.
+        """
+        startup, name = self.folder / "startup", "server" if self.role == "server" else "client"
+        raw = socket.create_connection(self.server_address, seconds or CONNECT_SECONDS, (source, 0) if source else None)
         try:
-            with socket.create_connection(self.server_address, timeout=CONNECT_SECONDS):
-                return True
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False  # as NVFlare does: the root signs nobody else
+            context.load_verify_locations(startup / "rootCA.pem")
+            context.load_cert_chain(startup / f"{name}.crt", startup / f"{name}.key")
+            return context.wrap_socket(raw)
+        except OSError:
+            raw.close()
+            raise
+
+    def server_answers(self) -> bool:
+        """Whether the server itself answers: a gateway before it accepts connections without it."""
+        try:
+            self._come_and_go()
         except OSError:
             return False
+        return True
+
+    def _come_and_go(self) -> None:
+        with self.connect() as connection:
+            connection.unwrap()  # the server has ended it too, then: a reset is an error in its log
 
     def wait_for_server(self, seconds: float = SERVER_SECONDS) -> None:
-        """Waits until the server accepts connections: it starts at the same time, and NVFlare tries again seconds after a refusal.
+        """Waits until the server answers: it starts at the same time, and NVFlare tries again seconds after a refusal.
 
         After `seconds` the participant goes on all the same, and NVFlare tries for as long as it takes.
         """
         deadline = time.monotonic() + seconds
-        while not self.server_answers() and time.monotonic() < deadline:
-            time.sleep(SERVER_PERIOD)
+        while time.monotonic() < deadline:
+            try:
+                return self._come_and_go()
+            except (ConnectionRefusedError, socket.gaierror):
+                time.sleep(SERVER_PERIOD)
+            except OSError:
+                time.sleep(GATEWAY_PERIOD)  # each try counts there: one address may make so many
 
 
 def read_kit(folder: Path = KIT) -> Kit:

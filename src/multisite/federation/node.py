@@ -21,7 +21,7 @@ from typing import Any
 
 from nvflare.apis.fl_constant import RunProcessKey
 
-from multisite.federation import endings, job_process, logs, memory, policy, timers, transport
+from multisite.federation import endings, job_process, logs, memory, policy, readiness, timers, transport
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.limits import most_result_bytes
@@ -31,7 +31,7 @@ from multisite.tracking.spool import ROOT_VARIABLE
 WORKSPACE = Path("/workspace")
 SPOOL = WORKSPACE / "spool"
 READY = Path("/tmp/ready")  # fresh while the participant is ready: the container's health check looks at its age
-WATCH_SECONDS = {"client": 5.0, "server": 10.0}  # a server looks by a connection to itself
+WATCH_SECONDS = {"client": 5.0, "server": 10.0}  # a server connects to itself
 START_WATCH_SECONDS = 0.1
 STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
@@ -74,11 +74,11 @@ def prepare_workspace(kit: Kit, workspace: Path, environment: dict[str, str]) ->
 
 
 def is_ready(kit: Kit) -> bool:
-    """NVFlare's own word: a server that accepts connections, a site whose heartbeats the server accepts."""
+    """NVFlare's own word: a server that lets others in, a site whose heartbeats the server accepts."""
     if ENGINE.value is None:
         return False
     if kit.role == "server":
-        return kit.server_answers()
+        return readiness.lets_in(kit)
     return bool(ENGINE.value.client.token) and time.monotonic() - ENGINE.heartbeat < HEARTBEAT_SECONDS
 
 
@@ -193,6 +193,7 @@ class Node:
         if self.kit.role == "server":
             from nvflare.private.fed.app.server import server_train as entry
 
+            readiness.keep_out_of_the_log()
             timers.rest_cleanup()
             memory.give_back_while(lambda: ENGINE.value is not None and bool(ENGINE.value.run_processes))
             arguments = argparse.Namespace(fed_server="fed_server.json")

@@ -85,6 +85,8 @@ def test_a_path_is_relative_to_the_projects_folder(tmp_path: Path) -> None:
         ("SERVER_PORT=-1", "SERVER_PORT=-1 is no port"),
         ("SERVER_PORT=http", "SERVER_PORT=http is no port"),
         ("SERVER_PORT=80.5", "SERVER_PORT=80.5 is no port"),
+        ("GATEWAY_RATE=many", "GATEWAY_RATE=many is no whole number above 0"),
+        ("GATEWAY_PER_ADDRESS=0", "GATEWAY_PER_ADDRESS=0 is no whole number above 0"),
         ("GPUS=some", "GPUS=some is not one of auto, none, all"),
         ("ALLOW_CUSTOM_CODE=true", "ALLOW_CUSTOM_CODE=true is not yes or no"),
         ("LOG=loud", "LOG=loud is not plain, detail or json"),
@@ -102,7 +104,19 @@ def test_a_bad_setting_is_an_error_that_names_it_with_the_next_step(tmp_path: Pa
     assert "\n  next: " in message
 
 
-@pytest.mark.parametrize("line", ["SERVER_PORT=1", "SERVER_PORT=65535", "GPUS=none", "GPUS=all", "LOG=detail", "LOG=json"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "SERVER_PORT=1",
+        "SERVER_PORT=65535",
+        "GPUS=none",
+        "GPUS=all",
+        "LOG=detail",
+        "LOG=json",
+        "GATEWAY_RATE=5",
+        "GATEWAY_MEMORY=1g",
+    ],
+)
 def test_a_good_setting_is_accepted(tmp_path: Path, line: str) -> None:
     write(tmp_path, line + "\n")
     name, value = line.split("=")
