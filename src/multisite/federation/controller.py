@@ -149,6 +149,8 @@ class EvaluatedFedAvg(FedAvg):
                 self._stop({site: f"its result is refused: it claims to be from {clean(claimed, 60)}"})
             if (code := result.get_return_code()) not in (None, ReturnCode.OK):
                 self._stop({site: f"its executor failed ({clean(code, 60)})"})
+            if self._problems:
+                return  # the job ends: nothing more is taken in
             process(client_task, fl_ctx)
             if not self._problems and fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is not True:
                 self._stop({site: "its result is refused: it can't be read"})
@@ -163,8 +165,6 @@ class EvaluatedFedAvg(FedAvg):
 
         def check(result: FLModel) -> bool:
             try:
-                if self._problems:
-                    raise ResultRefused("the job has ended")
                 check_metrics(result.metrics)
                 if callback(result) is False:
                     raise ResultRefused("it has no arrays")
