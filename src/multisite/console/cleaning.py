@@ -27,6 +27,10 @@ def down(deployment: Deployment) -> None:
     """Removes containers and networks; every volume stays."""
     arguments = ("compose", "down", "--remove-orphans", "--timeout", "15")
     deployment.docker.run_or_fail("down", "docker compose ps --all", *arguments, seconds=180)
+    mine = f"label=com.docker.compose.project={deployment.docker.project}"
+    left = deployment.docker.run(["network", "ls", "--quiet", "--filter", mine]).out.split()
+    if left:  # of compose files that are not chosen any more
+        deployment.docker.run_or_fail("down", "docker network ls", "network", "rm", *left)
     say("containers and networks are gone; keys, data and results are kept (make clean)")
 
 

@@ -16,6 +16,7 @@ MOST_AT_ONCE = 4
 ONE_SHOTS = ("data", "provision")
 PROVISION = ("python", "-m", "multisite.federation.provision")
 IMAGE_ID = re.compile("sha256:.*|[0-9a-f]{12,64}")
+PROGRESS = re.compile("(Container|Network|Volume|Image|Pod) \\S+ ")
 NEW_KITS = "new kits: "  # as `federation.provision` says it
 
 
@@ -58,7 +59,7 @@ class Containers:
         if made.code:
             raise ConsoleError(
                 "containers",
-                made.err.strip()[-2000:],
+                complaint(made.err),
                 "correct the setting in .env that it names, or COMPOSE_EXTRA's file; nothing that ran was touched",
             )
         there = self.docker.containers()
@@ -93,7 +94,7 @@ class Containers:
     def _make(self) -> None:
         made = self.docker.compose("up", "--no-start", "--remove-orphans", "--quiet-pull", seconds=START_SECONDS)
         if made.code:
-            raise ConsoleError("containers", made.err.strip()[-2000:], "docker compose ps --all; docker compose logs")
+            raise ConsoleError("containers", complaint(made.err), "docker compose ps --all; docker compose logs")
 
     def _idle(self) -> dict[str, Container]:
         there = self.docker.containers()
@@ -141,6 +142,12 @@ class Containers:
             problem, _, advice = words.partition("\n  next: ")
             raise ConsoleError("provision", problem.split(": ", 1)[-1][-2000:], advice or "correct project.yml")
         return kits_of(done.out)
+
+
+def complaint(said: str) -> str:
+    """What Compose complained of, without its progress."""
+    lines = [clean(line) for line in said.splitlines() if line.strip()]
+    return "\n".join(dict.fromkeys([line for line in lines if not PROGRESS.match(line)] or lines))[-2000:]
 
 
 def as_wanted(container: Container, wanted: dict[str, str]) -> bool:

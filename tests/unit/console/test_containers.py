@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from multisite.console import cleaning, running_jobs
 from multisite.console import deployment as deployment_module
-from multisite.console import running_jobs
-from multisite.console.containers import ONE_SHOTS, Containers
+from multisite.console.containers import ONE_SHOTS, Containers, complaint
 from multisite.console.deployment import CLIENT_STREAM, Deployment
 from multisite.console.docker import Container, Docker, Result
 from multisite.console.settings import ConsoleError, Settings, read_env
@@ -96,6 +96,27 @@ def everything(containers: Containers) -> None:
 def test_a_container_that_fails_to_start_is_an_error_with_its_own_words(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConsoleError, match=f"^{name}: a broken file\n  next: another file$"):
         everything(Containers(StackDocker(tmp_path, failing=name)))
+
+
+def test_down_removes_the_networks_of_compose_files_that_are_not_chosen_any_more_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = StackDocker(tmp_path, up=True)
+    commands: list[Sequence[str]] = []
+
+    def run(arguments: Sequence[str], seconds: float = 1.0) -> Result:
+        commands.append(list(arguments))
+        return Result(0, "egress-site-1\negress-site-2\n" if arguments[:2] == ["network", "ls"] else "", "")
+
+    monkeypatch.setattr(docker, "run", run)
+    cleaning.down(Deployment(Settings(tmp_path, {}), docker))
+    assert commands[-1] == ["network", "rm", "egress-site-1", "egress-site-2"]
+
+
+def test_composes_progress_is_no_part_of_its_complaint() -> None:
+    said = " Container ms-server-1 Recreate \n Network ms_egress Created \nError response from daemon: Unknown runtime specified nope\n"
+    assert complaint(said * 2) == "Error response from daemon: Unknown runtime specified nope"
+    assert complaint(" Container ms-server-1 Error\n") == "Container ms-server-1 Error"
 
 
 def test_a_containers_words_reach_the_terminal_without_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
