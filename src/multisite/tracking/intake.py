@@ -113,7 +113,7 @@ def checked_message(message: Any, limits: Limits) -> tuple[dict[str, Any], str, 
         if not isinstance(job, str) or not NAME.fullmatch(job):
             raise Damaged("job must be a job's id")
         if not isinstance(data, bytes) or len(data) > HEAD.size + MAX_RECORD_BYTES:
-            raise Damaged(f"data must be at most {HEAD.size + MAX_RECORD_BYTES} bytes")
+            raise Damaged(f"data must be bytes, {HEAD.size + MAX_RECORD_BYTES} at most")
         word = site_word({name: message[name] for name in WORD})
         if word["logged"] > limits.records:
             raise Damaged(f"logged must be at most {limits.records}: METRICS_SITE_MB={limits.megabytes} can't hold more records")
