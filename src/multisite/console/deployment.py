@@ -164,10 +164,10 @@ class Deployment:
         while True:
             lines = self.admin("wait", "--sites", ",".join(sites), "--timeout", str(WAIT_SLICE_SECONDS), seconds=120)
             answer = next((line for line in lines if line["event"] == "sites"), None)
-            if answer and not answer["missing"]:
+            failing = [name for name, container in self.docker.containers().items() if container.state == "restarting"]
+            if answer and not answer["missing"] and not failing:
                 return answer
             missing = answer["missing"] if answer else ["server"]
-            failing = [name for name, container in self.docker.containers().items() if container.state == "restarting"]
             if failing or time.monotonic() > deadline:
                 culprit = (failing or missing)[0]
                 why = "its container keeps failing" if failing else f"not registered after {REGISTER_SECONDS:.0f} s"

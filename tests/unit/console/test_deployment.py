@@ -229,3 +229,15 @@ def test_containers_are_read_with_their_state_and_exit_status(tmp_path: Path, mo
 def test_the_projects_name_is_composes(tmp_path: Path, values: dict[str, str], project: str) -> None:
     (tmp_path / "compose.yaml").write_text("# a comment\nname: multisite\nservices:\n", encoding="utf-8")
     assert Settings(tmp_path, values).project == project
+
+
+def test_a_gateway_that_keeps_failing_is_no_deployment_that_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The local sites go past it: they register all the same."""
+    stack, docker = running(tmp_path)
+    docker.there["gateway"] = dataclasses.replace(docker.there["server"], service="gateway", state="restarting")
+    monkeypatch.setattr(docker, "compose", lambda *_, **__: Result(0, "cannot bind\n", ""))
+    monkeypatch.setattr(Deployment, "admin", lambda *_, **__: [{"event": "sites", "missing": [], "registered": []}])
+    with pytest.raises(
+        ConsoleError, match=r"gateway: its container keeps failing(.|\n)*cannot bind(.|\n)*next: docker compose logs gateway"
+    ):
+        stack.wait()
