@@ -45,7 +45,7 @@ bench)
     ;;
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
 e2e) images; e2e ;;
-faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_7_faults.py tests/e2e/test_8_eight_sites.py ;;
+faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_07_faults.py tests/e2e/test_08_eight_sites.py ;;
 all) images; check; fast; console; e2e ;;
 *) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|console|e2e|faults|bench|bench-metrics|all" >&2; exit 2 ;;
 esac

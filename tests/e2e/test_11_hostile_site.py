@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import csv
 import json
 import math
-import socket
-import ssl
-import struct
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +15,6 @@ import pytest
 from multisite.cifar10.manifest import SHAPES
 from tests.e2e.hostile.client import FORMULA
 from tests.e2e.stack import PROJECT, Done, Stack, job_id_in
-from tests.e2e.test_3_jobs_end import jobs, start_long_job
 
 OVERLAY = """
 services:
@@ -134,36 +128,3 @@ def test_text_from_a_site_must_not_reach_a_terminal_a_log_or_a_table_as_more_tha
         assert "\x1b" not in text
         assert "\x07" not in text
         assert not [line for line in text.splitlines() if line.startswith("job 1234 completed")]
-
-
-def test_a_job_that_diverges_must_not_be_called_completed(stack: Stack) -> None:
-    done = stack.submit(LR="1000", ROUNDS="3")
-    assert done.code != 0
-    assert "the training diverged" in done.text
-    assert "a smaller LR" in done.text
-
-
-def connection_with_a_kit(stack: Stack, folder: Path) -> ssl.SSLSocket:
-    """A TLS connection to the published port with site-2's certificate, and nothing sent yet."""
-    for name in ("client.crt", "client.key"):
-        (folder / name).write_text(stack.execute("site-2", "cat", f"/kit/startup/{name}").text, encoding="utf-8")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the attacker need not know the server
-    context.load_cert_chain(folder / "client.crt", folder / "client.key")
-    return context.wrap_socket(socket.create_connection(("127.0.0.1", stack.port), timeout=10))
-
-
-def test_messages_before_the_handshake_must_hold_up_nobody(stack: Stack, tmp_path: Path) -> None:
-    process, _ = start_long_job(stack)
-    data_frame = struct.pack(">IHBBHHHH", 16, 0, 1, 0, 0, 1, 0, 0)  # nvflare/fuel/f3/sfm/prefix.py: a DATA frame of its prefix only
-    for _ in range(5):
-        with connection_with_a_kit(stack, tmp_path) as connection, contextlib.suppress(OSError):
-            connection.sendall(data_frame * 5000)
-            assert connection.recv(1) == b""  # the server has closed it
-        started = time.monotonic()
-        listed = jobs(stack)
-        assert time.monotonic() - started < 10
-        assert "RUNNING" in listed.values()
-    assert "site-1, site-2" in stack.execute("admin", "python", "-m", "multisite.console.admin", "wait").text.replace('"', "")
-    assert stack.make("abort").code == 0
-    process.communicate(timeout=ENDED_SECONDS)

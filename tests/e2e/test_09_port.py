@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.e2e.stack import Stack
-from tests.e2e.test_4_participants import host_address, registered
+from tests.e2e.test_04_participants import host_address, registered
 
 HALF_HANDSHAKES = 8000  # some 6,400 took a server of 2 GiB down
 FLOOD_SECONDS = 32.0

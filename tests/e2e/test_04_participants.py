@@ -8,7 +8,7 @@ import socket
 import textwrap
 
 from tests.e2e.stack import PROJECT, Stack
-from tests.e2e.test_3_jobs_end import OUTPUT_SECONDS, jobs, start_long_job
+from tests.e2e.test_03_jobs_end import OUTPUT_SECONDS, jobs, start_long_job
 
 REMOTE_SITES = PROJECT / "docs" / "remote-sites.md"
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import PROJECT, Stack, free_port
-from tests.e2e.test_4_participants import add_site, registered
+from tests.e2e.test_04_participants import add_site, registered
 
 
 @pytest.fixture
