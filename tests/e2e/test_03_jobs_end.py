@@ -111,7 +111,7 @@ def test_stop_under_way_ends_cleanly_within_ten_seconds_and_leaves_no_job_runnin
 def test_a_killed_server_leaves_no_job_running(stack: Stack) -> None:
     process, job_id = start_long_job(stack)
     stack.compose("kill", "server")
-    process.communicate(timeout=OUTPUT_SECONDS)
     assert stack.make("up").code == 0
+    process.communicate(timeout=OUTPUT_SECONDS)
     assert jobs(stack)[job_id].startswith("FINISHED")
     assert stack.submit(ROUNDS="1").code == 0

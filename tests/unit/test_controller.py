@@ -71,6 +71,7 @@ class Engine:
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
         self.persistor = Persistor()
+        self.controller: FedAvg | None = None
         self.aborted = Signal()
         self.contexts = FLContextManager(
             engine=self, identity_name="server", job_id="job-1", public_stickers={}, private_stickers={}
@@ -90,6 +91,8 @@ class Engine:
 
     def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
         self.events.append((event_type, fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
+        if self.controller is not None:
+            self.controller.handle_event(event_type, fl_ctx)
         if event_type == EventType.FATAL_SYSTEM_ERROR:  # as NVFlare's server runner does
             self.aborted.trigger(True)
 
@@ -134,6 +137,7 @@ class Run:
         self.engine, self.controller = Engine(), controller
         communicator = Communicator(answers, claims or {})
         communicator.engine = self.engine
+        self.engine.controller = controller
         controller.set_communicator(communicator)
         with self.engine.new_context() as fl_ctx:
             controller.initialize(fl_ctx)
@@ -235,6 +239,34 @@ def test_a_problem_that_a_site_reports_replaces_what_was_guessed_and_others_only
     run.controller._take_state("site-2", {**report, "error": "ShardError: none\x1b[2J"})  # type: ignore[attr-defined]
     run.controller._take_state("site-1", {**report, "error": "aborted"})  # type: ignore[attr-defined]
     assert run.problems == {"site-2": "ShardError: none"}
+
+
+def test_a_job_that_nvflare_ends_by_itself_names_whose_result_had_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = ours()
+
+    def monitor(self: Communicator) -> int:
+        """What NVFlare's monitor does when it takes every site for dead (`wf_comm_server.py`)."""
+        with self.engine.new_context() as fl_ctx:
+            controller.system_panic("Aborting job due to deployment policy violation", fl_ctx)
+        return 1
+
+    monkeypatch.setattr(Communicator, "get_num_standing_tasks", monitor)
+    run = Run(controller, but("site-2", None))
+    assert list(run.problems) == ["site-2"]
+    assert "its result has not come" in run.problems["site-2"]
+    assert "policy violation" in run.problems["site-2"]
+    assert run.saved == []
+
+
+def test_a_job_that_a_person_aborts_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def aborted(self: Communicator) -> int:
+        self.engine.aborted.trigger(True)
+        return 1
+
+    monkeypatch.setattr(Communicator, "get_num_standing_tasks", aborted)
+    run = Run(ours(), but("site-2", None))
+    assert run.problems == {}
+    assert run.failed  # NVFlare calls it aborted; it is never completed
 
 
 class Cell:

@@ -81,6 +81,7 @@ class EvaluatedFedAvg(FedAvg):
         self._running = threading.Event()
         self._problems: dict[str, str] = {}  # of sites; with the first one the job ends
         self._final_round = -1
+        self._ended_by_abort = False
 
     # What the sites send besides results
 
@@ -127,6 +128,13 @@ class EvaluatedFedAvg(FedAvg):
             if first:
                 self.system_panic("; ".join(f"{site}: {reason}" for site, reason in problems.items()), fl_ctx)
 
+    def _name_who_is_missing(self, reason: str) -> None:
+        """NVFlare itself ends the job, for instance when it takes sites for dead: its reason has no names."""
+        lost = dict.fromkeys(self._watch.owing(), f"its result has not come, and NVFlare ends the job: {reason}")
+        self._problems |= self._watch.problems() or lost or {FQCN.ROOT_SERVER: reason}
+        with self.engine.new_context() as fl_ctx:
+            self.fire_event_with_data(PROBLEM_EVENT, fl_ctx, FLContextKey.EVENT_DATA, dict(self._problems))
+
     # Tasks
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -136,6 +144,8 @@ class EvaluatedFedAvg(FedAvg):
             result_bell.ring()
         if event_type == EventType.ABOUT_TO_END_RUN:
             bell.ring(fl_ctx.get_engine(), fl_ctx)
+        if event_type == EventType.FATAL_SYSTEM_ERROR and not self._problems and not self._ended_by_abort:
+            self._name_who_is_missing(clean(fl_ctx.get_prop(FLContextKey.EVENT_DATA, "")))
 
     def broadcast(self, task: Task, fl_ctx: FLContext, *args: Any, **kwargs: Any) -> None:
         """NVFlare's own, with a look at whatever comes back, and a ring: the task is there."""
@@ -207,6 +217,7 @@ class EvaluatedFedAvg(FedAvg):
             self._finish()
         except JobStopped as stopped:
             if not self._problems:
+                self._ended_by_abort = self.is_aborted()
                 self.panic(str(stopped))
 
     def _finish(self) -> None:

@@ -138,7 +138,8 @@ def watch(handle: WatchedHandle, job_id: str, tell: Callable[[Ending], None]) ->
         handle.wait()
         code = handle.adapter.poll() or 0
         if stopping.is_set():
-            tell(Ending(job_id, None))  # the marker stays: if nobody is told now, the next node does it
+            # The marker stays: if nobody is told now, the next node does it.
+            tell(Ending(job_id, None, cut_off=marker.read_text(encoding="utf-8") == CUT_OFF))
             return
         if not handle.terminated:
             for_memory = code < 0 and memory_kills() > kills
