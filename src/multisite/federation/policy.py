@@ -68,6 +68,8 @@ class SitePolicyBuilder(Builder):
             {"id": "process_endings", "path": "multisite.federation.endings.ProcessEndings"},
             {"id": "tracking_agent", "path": "multisite.tracking.agent.TrackingAgent"},
         ]
+        if is_server:
+            resources["components"].append({"id": "message_filter", "path": "multisite.federation.message_filter.MessageFilter"})
         _save(local / RESOURCES, _server_resources(resources) if is_server else resources)
         authorization = _read(local / f"{AUTHORIZATION}.default")
         authorization["permissions"]["project_admin"] = PROJECT_ADMIN_RIGHTS
