@@ -144,10 +144,10 @@ class Stack:
         """`docker inspect` of one container."""
         return dict(json.loads(self.run("docker", "inspect", container).text)[0])
 
-    def addresses(self, service: str, routed: bool = False) -> set[str]:
-        """The addresses of a running service; with `routed`, only those to which this host knows the way (an internal network's it doesn't)."""
+    def addresses(self, service: str, network: str = "") -> set[str]:
+        """The addresses of a running service; or the one on the network of that name in compose.yaml."""
         networks = self.inspect(self.containers()[service])["NetworkSettings"]["Networks"]
-        return {network["IPAddress"] for network in networks.values() if network["Gateway"] or not routed}
+        return {there["IPAddress"] for name, there in networks.items() if not network or name == f"{self.name}_{network}"}
 
     def backend_url(self) -> str:
         """Where the stand-in backend answers on this machine."""

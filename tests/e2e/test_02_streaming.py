@@ -148,7 +148,7 @@ def test_the_key_is_readable_in_the_sites_only(stack: Stack, from_clients: Done)
 
 def test_sites_that_stream_still_cannot_reach_each_other(stack: Stack, from_clients: Done) -> None:
     reach = "import socket, sys; socket.create_connection((sys.argv[1], 8002), 3)"
-    (address,) = stack.addresses("site-2", routed=True)  # on its way out; of the server's network with it this host knows no way
+    (address,) = stack.addresses("site-2", "egress-site-2")  # of its network with the server this host knows no address
     tried = stack.execute("site-1", "python", "-c", reach, address)
     assert tried.code != 0
     assert "refused" not in tried.text, "site-2 has answered"

@@ -16,7 +16,7 @@ from multisite.federation.results import ResultRefused
 def model(seed: int, steps: int) -> FLModel:
     numbers = np.random.default_rng(seed)
     params = {"w": numbers.standard_normal((3, 5)).astype(np.float32), "b": numbers.standard_normal(7).astype(np.float32)}
-    return FLModel(params=params, metrics={"loss": float(seed), "who": "me"}, meta={FLMetaKey.NUM_STEPS_CURRENT_ROUND: steps})
+    return FLModel(params=params, metrics={"loss": float(seed)}, meta={FLMetaKey.NUM_STEPS_CURRENT_ROUND: steps})
 
 
 def mean_of(models: list[FLModel]) -> FLModel:

@@ -1,7 +1,8 @@
-"""What the controller does with what comes back: one round with NVFlare's own classes, and only the network left out."""
+"""What the controller does with what comes back: one round with NVFlare's own controller, and its communicator replaced."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -122,7 +123,8 @@ class Communicator(WFCommServer):
             context.set_peer_context(peer)
             client_task = ClientTask(Client(site, site), task)
             client_task.result = answer
-            task.result_received_cb(client_task, context)
+            with contextlib.suppress(Exception):  # as `WFCommServer._do_process_submission`: it logs it, and the task goes on
+                task.result_received_cb(client_task, context)
 
     def get_num_standing_tasks(self) -> int:
         return 0
@@ -219,6 +221,28 @@ def test_a_result_that_claims_to_be_another_sites_is_refused_under_its_senders_n
     run = Run(ours(), honest, claims={"site-2": "site-1"})
     assert list(run.problems) == ["site-2"]
     assert "claims to be from site-1" in run.problems["site-2"]
+
+
+@pytest.mark.parametrize("claim", [np.array([1, 2]), None, 7])
+def test_a_result_whose_sender_is_named_by_no_name_is_refused_and_not_left_out_of_the_round(claim: Any) -> None:
+    run = Run(ours(), honest, claims={"site-2": claim})
+    assert list(run.problems) == ["site-2"]
+    assert run.saved == []
+
+
+def test_a_global_model_that_a_site_can_not_evaluate_blames_no_site() -> None:
+    run = Run(ours(), but("site-1", result(loss=math.nan)))
+    assert list(run.problems) == ["server"]
+    assert "as site-1 measured it" in run.problems["server"]
+    assert run.saved == []
+
+
+@pytest.mark.parametrize("metrics", [{}, {"loss": 1.0}, {"accuracy": "1"}, {"accuracy": math.nan}])
+def test_a_final_evaluation_without_an_accuracy_is_refused(metrics: dict[str, Any]) -> None:
+    answer = FLModelUtils.to_shareable(FLModel(params={"w": np.zeros(1)}, metrics=metrics))
+    run = Run(ours(), but("site-2", answer, AppConstants.TASK_VALIDATION))
+    assert run.failed
+    assert not run.engine.said(module.COMPLETE_EVENT)
 
 
 def test_nvflares_own_fedavg_goes_on_without_the_result_that_its_aggregator_refused() -> None:

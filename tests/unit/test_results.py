@@ -13,7 +13,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from multisite.cifar10.manifest import DTYPE, SHAPES
 from multisite.cifar10.model import NETWORKS, build
 from multisite.federation.aggregator import ExactMean
-from multisite.federation.results import ResultRefused, check_result
+from multisite.federation.results import LARGEST_VALUE, GlobalModelRefused, ResultRefused, check_result
 
 EXPECTED = {name: (shape, DTYPE) for name, shape in SHAPES["light"].items()}
 STEPS = 196
@@ -52,8 +52,15 @@ def test_the_manifest_is_what_the_network_has(network: str) -> None:
     assert SHAPES.keys() == NETWORKS.keys()
 
 
-def test_an_honest_result_is_accepted() -> None:
-    check_result(result(), EXPECTED, STEPS)
+def test_an_honest_result_is_accepted_and_its_metrics_are_numbers() -> None:
+    honest = result(metrics={"accuracy": np.float32(0.5), "examples": np.int64(7)})
+    check_result(honest, EXPECTED, STEPS, LARGEST_VALUE)
+    assert {name: type(value) for name, value in honest.metrics.items()} == {"accuracy": float, "examples": float}
+
+
+def test_a_global_model_that_is_none_any_more_is_told_from_a_sites_own_result() -> None:
+    with pytest.raises(GlobalModelRefused):
+        check_result(result(metrics={"loss": math.nan}), EXPECTED, STEPS)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,11 @@ def test_an_honest_result_is_accepted() -> None:
         (result(steps=True), "is no number"),
         (result(metrics={"accuracy": math.nan}), "its metric accuracy is nan"),
         (result(metrics={"accuracy": 1e9}), "not between 0 and 1"),
+        (result(metrics={"accuracy": "0.9"}), "its metric accuracy is no number but str"),
+        (result(metrics={"accuracy": True}), "its metric accuracy is no number but bool"),
+        (result(metrics={"train_loss": np.float32("nan")}), "its metric train_loss is nan"),
+        (result(metrics={"train_loss": 10**400}), "its metric train_loss is 1000"),
+        (result({name: np.full_like(value, 3e38) for name, value in weights().items()}), "has values beyond 10000"),
         (result(metrics={"train_loss": math.inf}), "its metric train_loss is inf"),
         (result(metrics={f"m{number}": 1.0 for number in range(20000)}), "at most 100 numbers"),
         (result(metrics={"a\x1b[31m": 1.0}), "a metric's name"),
@@ -91,7 +103,7 @@ def test_an_honest_result_is_accepted() -> None:
 )
 def test_what_does_not_fit_is_refused_with_the_reason(bad: FLModel, reason: str) -> None:
     with pytest.raises(ResultRefused) as refused:
-        check_result(bad, EXPECTED, STEPS)
+        check_result(bad, EXPECTED, STEPS, LARGEST_VALUE)
     assert reason in str(refused.value)
     assert "\x1b" not in str(refused.value)
 

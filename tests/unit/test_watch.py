@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multisite.federation.watch import LOST_SECONDS, SENDING_SECONDS, SILENT_SECONDS, SiteWatch
+from multisite.federation.watch import FIRST_SECONDS, LOST_SECONDS, SENDING_SECONDS, SILENT_SECONDS, SiteWatch
 
 HOUR = 3600.0
 
@@ -98,7 +98,19 @@ def test_a_process_that_ended_is_a_problem_at_once_unless_its_result_is_there(si
     assert sites.watch.problems() == {"site-1": "killed", "site-2": "killed"}
 
 
-def test_a_site_that_never_reported_is_not_taken_for_silent(sites: Sites) -> None:
-    """It may run another job of somebody else's, or an older image; how its process ended is said otherwise."""
-    sites.watch.sent("train", 4, ["site-9"])
-    assert sites.problems_within(HOUR) == {}
+def test_a_site_that_does_not_begin_to_report_is_a_problem_too(sites: Sites) -> None:
+    """Its process may be frozen before its first report."""
+    sites.watch.sent("train", 3, ["site-1", "site-9"])
+    assert sites.problems_within(FIRST_SECONDS - 5, ("site-1",)) == {}
+    found = sites.problems_within(10, ("site-1",))
+    assert list(found) == ["site-9"]
+    assert "has not begun to report" in found["site-9"]
+
+
+def test_the_sites_of_a_job_without_reports_are_not_waited_for_by_them() -> None:
+    clock = Clock()
+    watch = SiteWatch(clock, reports=False)
+    watch.sent("train", 0, ["site-1"])
+    for _ in range(3600):
+        clock.now += 1
+        assert watch.problems() == {}

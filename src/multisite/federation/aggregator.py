@@ -10,7 +10,7 @@ from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 
-from multisite.federation.results import Expected, ResultRefused, check_result, expected_of
+from multisite.federation.results import LARGEST_VALUE, Expected, ResultRefused, check_result, expected_of
 
 
 class ExactMean(ModelAggregator):
@@ -30,6 +30,7 @@ class ExactMean(ModelAggregator):
         super().__init__()
         self._expected = expected
         self._most_steps = most_steps
+        self._largest = LARGEST_VALUE if expected else math.inf
         self.reset_stats()
 
     def reset_stats(self) -> None:
@@ -46,7 +47,7 @@ class ExactMean(ModelAggregator):
         Raises:
             ResultRefused: it is not what a result may be; nothing of it was added.
         """
-        check_result(model, self._expected, self._most_steps)
+        check_result(model, self._expected, self._most_steps, self._largest)
         self._expected = self._expected or expected_of(model.params)
         weight = float((model.meta or {}).get(FLMetaKey.NUM_STEPS_CURRENT_ROUND) or 1.0)
         for name, value in model.params.items():
@@ -55,9 +56,8 @@ class ExactMean(ModelAggregator):
                 self._sums[name] += product
             else:
                 self._sums[name], self._types[name] = product, value.dtype
-        for name, number in (model.metrics or {}).items():
-            if isinstance(number, (int, float)):
-                self._metrics.setdefault(name, []).append((float(number), weight))
+        for name, number in model.metrics.items():
+            self._metrics.setdefault(name, []).append((number, weight))
         self._weight += weight
         self._params_type = model.params_type
 

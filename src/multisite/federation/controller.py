@@ -6,6 +6,7 @@ measured. One more task, `validate`, sends it to every site.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -26,14 +27,14 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from multisite.cifar10.manifest import DTYPE, SHAPES
 from multisite.federation import bell, job_messages
 from multisite.federation.aggregator import ExactMean
+from multisite.federation.options import MOST_STEPS
 from multisite.federation.progress import COMPLETE_EVENT, PROBLEM_EVENT
-from multisite.federation.results import ResultRefused, check_metrics
+from multisite.federation.results import GlobalModelRefused, ResultRefused, check_metrics
 from multisite.federation.timers import result_bell
 from multisite.federation.watch import SiteWatch
 from multisite.text import clean
 
 WATCH_SECONDS = 1.0
-MOST_STEPS = 10_000_000
 
 
 class JobStopped(Exception):
@@ -77,11 +78,12 @@ class EvaluatedFedAvg(FedAvg):
             allow_empty_global_weights=True,
         )
         self._final: FLModel | None = None
-        self._watch = SiteWatch()
+        self._watch = SiteWatch(reports=bool(network) and job_messages.NODE_VARIABLE in os.environ)
         self._running = threading.Event()
         self._problems: dict[str, str] = {}  # of sites; with the first one the job ends
         self._final_round = -1
         self._ended_by_abort = False
+        self._stopping = threading.Lock()
 
     # What the sites send besides results
 
@@ -119,10 +121,11 @@ class EvaluatedFedAvg(FedAvg):
 
     def _stop(self, problems: dict[str, str]) -> None:
         """Says what is wrong, and ends the job. What a site says of itself replaces what was guessed; others only follow from the first."""
-        first = not self._problems
-        if problems.keys() - self._problems.keys() and (not first or self.is_aborted()):
-            return
-        self._problems.update(problems)
+        with self._stopping:
+            first = not self._problems
+            if problems.keys() - self._problems.keys() and (not first or self.is_aborted()):
+                return
+            self._problems.update(problems)
         with self.engine.new_context() as fl_ctx:
             self.fire_event_with_data(PROBLEM_EVENT, fl_ctx, FLContextKey.EVENT_DATA, problems)
             if first:
@@ -131,7 +134,8 @@ class EvaluatedFedAvg(FedAvg):
     def _name_who_is_missing(self, reason: str) -> None:
         """NVFlare itself ends the job, for instance when it takes sites for dead: its reason has no names."""
         lost = dict.fromkeys(self._watch.owing(), f"its result has not come, and NVFlare ends the job: {reason}")
-        self._problems |= self._watch.problems() or lost or {FQCN.ROOT_SERVER: reason}
+        with self._stopping:
+            self._problems |= self._watch.problems() or lost or {FQCN.ROOT_SERVER: reason}
         with self.engine.new_context() as fl_ctx:
             self.fire_event_with_data(PROBLEM_EVENT, fl_ctx, FLContextKey.EVENT_DATA, dict(self._problems))
 
@@ -152,34 +156,45 @@ class EvaluatedFedAvg(FedAvg):
         process = task.result_received_cb
 
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
-            site, result = client_task.client.name, client_task.result
+            site = client_task.client.name
+            try:
+                self._take_result(site, client_task, fl_ctx, process)
+            except Exception as error:  # NVFlare would log it, and the round would end without this site
+                self._stop({site: f"its result is refused: it can't be read ({type(error).__name__})"})
             self._watch.answered(site)
-            claimed = fl_ctx.get_peer_context().get_identity_name()  # what the site's process says; the other is NVFlare's
-            if claimed != site:
-                self._stop({site: f"its result is refused: it claims to be from {clean(claimed, 60)}"})
-            if (code := result.get_return_code()) not in (None, ReturnCode.OK):
-                self._stop({site: f"its executor failed ({clean(code, 60)})"})
-            if self._problems:
-                return  # the job ends: nothing more is taken in
-            process(client_task, fl_ctx)
-            if not self._problems and fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is not True:
-                self._stop({site: "its result is refused: it can't be read"})
 
         task.result_received_cb = received
         super().broadcast(task, fl_ctx, *args, **kwargs)
         bell.ring(self.engine, fl_ctx)
+
+    def _take_result(self, site: str, client_task: ClientTask, fl_ctx: FLContext, process: Callable[..., None]) -> None:
+        claimed = fl_ctx.get_peer_context().get_identity_name()  # what the site's process says; `site` is NVFlare's word
+        if not isinstance(claimed, str) or claimed != site:
+            self._stop({site: f"its result is refused: it claims to be from {clean(claimed, 60)}"})
+        if (code := client_task.result.get_return_code()) not in (None, ReturnCode.OK):
+            self._stop({site: f"its executor failed ({clean(code, 60)})"})
+        if self._problems:
+            return  # the job ends: nothing more is taken in
+        process(client_task, fl_ctx)
+        if not self._problems and fl_ctx.get_prop(AppConstants.AGGREGATION_ACCEPTED) is not True:
+            self._stop({site: "its result is refused: it can't be read"})
 
     def send_model(self, *, targets: list[str], data: FLModel, callback: Callable[[FLModel], Any], **kwargs: Any) -> None:
         """NVFlare's own; a result that `callback` refuses ends the job."""
         round_ = int(data.current_round or 0)
 
         def check(result: FLModel) -> bool:
+            site = result.meta["client_name"]
             try:
-                check_metrics(result.metrics)
                 if callback(result) is False:
                     raise ResultRefused("it has no arrays")
+            except GlobalModelRefused as refused:
+                self._stop(
+                    {FQCN.ROOT_SERVER: f"the global model of {round_} rounds is none any more, as {site} measured it: {refused}"}
+                )
+                return False
             except ResultRefused as refused:
-                self._stop({result.meta["client_name"]: f"its result of round {round_ + 1} is refused: {refused}"})
+                self._stop({site: f"its result of round {round_ + 1} is refused: {refused}"})
                 return False
             return True
 
@@ -240,11 +255,18 @@ class EvaluatedFedAvg(FedAvg):
             JobStopped: a site's is missing.
         """
         accuracies: list[float] = []
+
+        def measured(result: FLModel) -> None:
+            metrics = check_metrics(result.metrics)
+            if self.network and "accuracy" not in metrics:
+                raise ResultRefused("it has no accuracy")
+            accuracies.extend(metrics[name] for name in ("accuracy",) if name in metrics)
+
         self.send_model(
             task_name=AppConstants.TASK_VALIDATION,
             targets=self.sample_clients(self.num_clients),
             data=final,
-            callback=lambda result: accuracies.append((result.metrics or {}).get("accuracy", 0.0)),
+            callback=measured,
         )
         while self.get_num_standing_tasks() and not self.abort_signal.triggered:
             result_bell.sleep(WATCH_SECONDS)
@@ -253,7 +275,7 @@ class EvaluatedFedAvg(FedAvg):
 
     def _keep_if_best(self, final: FLModel, accuracies: list[float]) -> None:
         selector = self.engine.get_component("model_selector")
-        if selector is None or sum(accuracies) / len(accuracies) <= selector.best_val_metric:
+        if selector is None or not accuracies or sum(accuracies) / len(accuracies) <= selector.best_val_metric:
             return
         self.fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, make_model_learnable(final.params, final.meta), private=True, sticky=True)
         self.event(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE)

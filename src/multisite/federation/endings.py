@@ -41,6 +41,7 @@ MEMORY_SETTING = {True: "CONTROL_MEMORY in .env", False: "SITE_MEMORY in .env, o
 
 logger = logging.getLogger("multisite.node")
 stopping = threading.Event()  # this node ends, and its jobs with it
+_noting = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def note(engine: Any, participant: str, ending: Ending) -> None:
     """On the server: keeps the reason in the job's metadata, and tells the job's process. A job that it does not know leaves nothing."""
     reason = ending.reason(participant)
     manager = engine.get_component(SystemComponents.JOB_MANAGER)
-    with engine.new_context() as fl_ctx:
+    with _noting, engine.new_context() as fl_ctx:
         job = manager.get_job(ending.job, fl_ctx)
         if job is None:
             raise ValueError(f"no job {ending.job}")

@@ -1,7 +1,7 @@
 """Messages about a job's processes, beside NVFlare's own: from a site to the server, and from the server's node to its job's process.
 
-Whose a message is stands in its origin. NVFlare's server lets a message pass only with a token that is bound to that origin
-(`nvflare/private/fed/authenticator.py`, `validate_auth_headers`), so neither a site's process nor its operator can speak for another.
+Whose a message is stands in its origin. The server's node lets a message pass only if that is whom the connection's certificate names
+(`message_filter.py`), so neither a site's process nor its operator can speak for another.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ STATE = "state"  # a site's job process -> the server's job process
 ENDED = "ended"  # a site's node -> the server's node
 PROBLEM = "problem"  # the server's node -> the server's job process
 ANSWER_SECONDS = 5.0
+NODE_VARIABLE = (
+    "MULTISITE_NODE"  # set by a node for its jobs' processes; in the simulator there are no nodes, and these messages go nowhere
+)
 
 logger = logging.getLogger("multisite.jobs")
 

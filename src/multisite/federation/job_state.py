@@ -70,9 +70,9 @@ class JobState(FLComponent):
 
     def _run(self, cell: Any, server: str) -> None:
         while not self._ended:
-            self._report_now.wait(PERIOD_SECONDS)
-            self._report_now.clear()
             try:
                 job_messages.send(cell, job_messages.STATE, server, self.report())
             except Exception as error:  # the link may be down: the next report follows
                 self.logger.debug(f"no report: {error}")
+            self._report_now.wait(PERIOD_SECONDS)
+            self._report_now.clear()

@@ -22,6 +22,7 @@ from typing import Any
 from nvflare.apis.fl_constant import RunProcessKey
 
 from multisite.federation import endings, job_process, logs, memory, policy, readiness, timers, transport
+from multisite.federation.job_messages import NODE_VARIABLE
 from multisite.federation.kit import KIT, Kit, KitError, read_kit
 from multisite.federation.lifecycle import ENGINE
 from multisite.federation.limits import most_result_bytes
@@ -223,6 +224,7 @@ def main() -> int:
         print(f"node: {error}", file=sys.stderr)
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
+    os.environ[NODE_VARIABLE] = kit.role
     os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
     if kit.role == "server":
         os.environ["NVFLARE_STREAMING_MAX_BLOB_SIZE"] = str(most_result_bytes() + LARGEST_HEAD)

@@ -20,6 +20,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "published": {"ROUNDS": "50", "LOCAL_EPOCHS": "4", "BATCH_SIZE": "64", "LR": "0.05", "ALPHA": "1.0", "NETWORK": "moderate"},
 }
 MAX_SITES = 32
+MOST_STEPS = 1_000 * 10_000_000  # of a site in a round: what the bounds below allow at most
 
 
 class OptionError(ValueError):
@@ -88,6 +89,11 @@ class JobOptions:
         _one_of("receiver", self.receiver, RECEIVERS)
         if not self.streamed_to_server and not self.streamed_to_clients:
             raise OptionError("metrics would go nowhere: with --no-streamed_to_server, give --streamed_to_clients as well")
+
+    @property
+    def most_steps(self) -> int:
+        """The most steps that a site can make in a round: the bound of its result's weight."""
+        return self.local_epochs * -(-self.max_examples // self.batch_size)
 
     def as_arguments(self) -> list[str]:
         """The command line that gives these options."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import ssl
@@ -64,7 +65,11 @@ def lets_in(kit: Kit) -> bool:
                 return True
             SfmConnection(cast(Connection, _Frames(connection)), Endpoint("")).send_handshake(Types.HELLO)
             with connection.makefile("rb") as answer:
-                return bool(Prefix.from_bytes(answer.read(PREFIX_LEN)).type == Types.READY)
+                prefix = Prefix.from_bytes(answer.read(PREFIX_LEN))
+                answer.read(prefix.length - PREFIX_LEN)  # what is left unread would be a reset, and an error in the server's log
+            with contextlib.suppress(OSError):
+                connection.unwrap()
+            return bool(prefix.type == Types.READY)
     except (OSError, CommError):
         return False
 

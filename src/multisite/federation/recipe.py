@@ -92,7 +92,7 @@ class Cifar10Recipe(FedAvgRecipe):
             num_clients=self.min_clients,
             num_rounds=self.num_rounds,
             network=self.options.network,
-            most_steps=self.options.local_epochs * -(-self.options.max_examples // self.options.batch_size),
+            most_steps=self.options.most_steps,
             persistor_id=persistor_id,
         )
 

@@ -20,7 +20,10 @@ Expected = Mapping[str, tuple[tuple[int, ...], str]]  # array's name -> shape, t
 
 MOST_METRICS = 100
 LONGEST_METRIC_NAME = 100
+LARGEST_NUMBER = 1e300
 SHARES = ("accuracy", "train_accuracy")  # between 0 and 1; the best model is chosen by the first
+OF_THE_GLOBAL_MODEL = ("accuracy", "loss")  # what a site measures before it trains
+LARGEST_VALUE = 1e4  # of a known network's arrays: where they train, they stay below 100
 SHOWN = 3
 DIVERGED = "the training diverged, or the site is at fault; next: a smaller LR"
 
@@ -29,18 +32,23 @@ class ResultRefused(Exception):
     """A site's result is not used. The message says why, without the site's name."""
 
 
+class GlobalModelRefused(ResultRefused):
+    """A site measured the global model, and it is no model any more: whose fault that is, this result does not say."""
+
+
 def expected_of(params: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
     """The names, shapes and types of a model that was accepted."""
     return {name: (tuple(value.shape), str(value.dtype)) for name, value in params.items()}
 
 
-def check_result(model: FLModel, expected: Expected | None, most_steps: float) -> None:
-    """Checks a result of training.
+def check_result(model: FLModel, expected: Expected | None, most_steps: float, largest: float = math.inf) -> None:
+    """Checks a result of training, and makes its metrics numbers.
 
     Args:
         model: as the site sent it.
         expected: the network's arrays; None where nobody knows them yet: any names and shapes then, of floating-point arrays.
         most_steps: the largest weight (NUM_STEPS_CURRENT_ROUND) that the job's settings allow.
+        largest: the largest value of an array, without its sign.
 
     Raises:
         ResultRefused: it is not used.
@@ -53,30 +61,35 @@ def check_result(model: FLModel, expected: Expected | None, most_steps: float) -
     if expected is not None:
         _check_names(params, expected)
     for name, value in params.items():
-        _check_array(name, value, expected[name] if expected is not None else None)
+        _check_array(name, value, expected[name] if expected is not None else None, largest)
     _check_weight((model.meta or {}).get(FLMetaKey.NUM_STEPS_CURRENT_ROUND), most_steps)
-    check_metrics(model.metrics)
+    model.metrics = check_metrics(model.metrics)
 
 
-def check_metrics(metrics: object) -> None:
-    """Checks the numbers that a site reports with a model.
+def check_metrics(metrics: object) -> dict[str, float]:
+    """The numbers that a site reports with a model.
 
     Raises:
-        ResultRefused: too many, numbers that are not finite, or a share that is none.
+        GlobalModelRefused: the global model's are not finite.
+        ResultRefused: too many, no finite numbers, or a share that is none.
     """
     if metrics is None:
-        return
+        return {}
     if not isinstance(metrics, dict) or len(metrics) > MOST_METRICS:
         raise ResultRefused(f"its metrics are not a dictionary of at most {MOST_METRICS} numbers")
+    checked = {}
     for name, value in metrics.items():
         if not isinstance(name, str) or not 0 < len(name) <= LONGEST_METRIC_NAME or clean(name) != name:
             raise ResultRefused(f"a metric's name is not a short line of text: {clean(name, 40)!r}")
-        if not isinstance(value, (int, float)):
-            continue  # nothing is computed from it
-        if not math.isfinite(value):
-            raise ResultRefused(f"its metric {name} is {value}: {DIVERGED}")
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise ResultRefused(f"its metric {name} is no number but {clean(type(value).__name__, 40)}")
+        if not abs(float(value) if isinstance(value, np.generic) else value) <= LARGEST_NUMBER:
+            problem = GlobalModelRefused if name in OF_THE_GLOBAL_MODEL else ResultRefused
+            raise problem(f"its metric {name} is {clean(value, 40)}: {DIVERGED}")
         if name in SHARES and not 0 <= value <= 1:
             raise ResultRefused(f"its metric {name} is {value:g}, not between 0 and 1")
+        checked[name] = float(value)
+    return checked
 
 
 def _check_names(params: dict[Any, Any], expected: Expected) -> None:
@@ -91,7 +104,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def _check_array(name: str, value: object, expected: tuple[tuple[int, ...], str] | None) -> None:
+def _check_array(name: str, value: object, expected: tuple[tuple[int, ...], str] | None, largest: float) -> None:
     if not isinstance(value, np.ndarray):
         raise ResultRefused(f"{clean(name, 60)} is no array but {clean(type(value).__name__, 40)}")
     shape, dtype = expected if expected is not None else (value.shape, str(value.dtype))
@@ -101,6 +114,8 @@ def _check_array(name: str, value: object, expected: tuple[tuple[int, ...], str]
         raise ResultRefused(f"array {name} has the shape {list(value.shape)}, not {list(shape)}")
     if not np.isfinite(value).all():
         raise ResultRefused(f"array {clean(name, 60)} has values that are not finite (NaN or infinity): {DIVERGED}")
+    if value.size and np.abs(value).max() > largest:
+        raise ResultRefused(f"array {clean(name, 60)} has values beyond {largest:g}: {DIVERGED}")
 
 
 def _check_weight(steps: object, most: float) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 SILENT_SECONDS = 60.0  # a link that is cut for half a minute, a host that is paused for 50 s: not lost
 LOST_SECONDS = 20.0  # after a site says that it has sent its result: longer than the message can be under way
-SENDING_SECONDS = 1800.0  # 100 MB over half a Mbit/s
+FIRST_SECONDS = 90.0  # from the first task to a site's first report: its process starts, and loads its data
+SENDING_SECONDS = 600.0  # 100 MB over 1.4 Mbit/s
 PAUSED_SECONDS = 5.0  # between two looks: this process itself did not run, and its sites could not report
 NEXT = "next: docker compose ps; docker compose logs"
 
@@ -38,23 +39,26 @@ class Report:
 class SiteWatch:
     """One job's sites. Thread-safe."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, reports: bool = True) -> None:
         """
         Args:
             clock: seconds.
+            reports: whether the sites of this job report (`job_state.py`).
         """
-        self._clock = clock
+        self._clock, self._expects_reports = clock, reports
         self._lock = threading.Lock()
         self._task: tuple[str, int] = ("", 0)
         self._owing: set[str] = set()
         self._reports: dict[str, Report] = {}
         self._ended: dict[str, str] = {}
         self._looked = clock()
+        self._first_sent: float | None = None
 
     def sent(self, task: str, round_: int, sites: Iterable[str]) -> None:
         """A task goes to these sites; they owe a result from now on."""
         with self._lock:
             self._task, self._owing = (task, round_), set(sites)
+            self._first_sent = self._first_sent or self._clock()
 
     def answered(self, site: str) -> None:
         """A site's result is here, whatever it is worth."""
@@ -97,6 +101,7 @@ class SiteWatch:
             if now - self._looked > PAUSED_SECONDS:
                 for report in self._reports.values():
                     report.at += now - self._looked
+                self._first_sent = now if self._first_sent is not None else None
             self._looked = now
             found = {site: self._problem(site) for site in self._owing}
         return {site: reason for site, reason in sorted(found.items()) if reason}
@@ -105,13 +110,14 @@ class SiteWatch:
         if site in self._ended:
             return self._ended[site]
         report = self._reports.get(site)
-        if report is None:
-            return ""  # its job process has not begun to report: how it ended would have been said
         now = self._clock()
+        if report is None:
+            late = self._expects_reports and self._first_sent is not None and now - self._first_sent > FIRST_SECONDS
+            return f"its job process has not begun to report within {FIRST_SECONDS:.0f} s; {NEXT}" if late else ""
         if now - report.at > SILENT_SECONDS:
             return f"its job process has not reported for {SILENT_SECONDS:.0f} s: it was stopped, frozen or cut off; {NEXT}"
         if report.finished == self._task and now - report.finished_at > LOST_SECONDS:
             return "it has sent a result, and none came"
         if report.sending_since is not None and now - report.sending_since > SENDING_SECONDS:
-            return f"it has tried to send its result for {SENDING_SECONDS / 60:.0f} min"
+            return f"it has tried to send its result for {SENDING_SECONDS / 60:.0f} min; next: its link, and MAX_RESULT_MB there and here"
         return ""
