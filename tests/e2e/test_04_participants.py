@@ -100,7 +100,7 @@ def test_a_site_on_another_host_takes_part_as_the_docs_say(stack: Stack) -> None
     remote = stack.home.parent / "remote"
     remote.mkdir()
     shutil.copyfile(stack.home / "docker" / "compose.site.yaml", remote / "compose.site.yaml")
-    server = stack.containers()["server"]
+    gateway = stack.containers()["gateway"]
     script = f"cd {remote}\n" + on_the_site.replace("203.0.113.7", host_address())
     compose = (
         f"cd {remote} && SERVER_ADDRESS=x KIT=./site-3 DATA=./data docker compose -f compose.site.yaml down --volumes --timeout 15"
@@ -110,7 +110,7 @@ def test_a_site_on_another_host_takes_part_as_the_docs_say(stack: Stack) -> None
         env.write_text(settings + before[0], encoding="utf-8")
         up = stack.run("bash", "-ec", on_the_server)
         assert up.code == 0, up.text
-        assert stack.containers()["server"] != server, "published on another address"
+        assert stack.containers()["gateway"] != gateway, "published on another address"
         names = "import ssl, sys; from multisite.federation.kit import *; print(server_names(KIT))"
         assert "fl.example.org" in stack.execute("server", "python", "-c", names).text
         shutil.move(stack.home / "kits" / "site-3", remote / "site-3")
