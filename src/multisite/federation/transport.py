@@ -170,18 +170,18 @@ class OrderedConnManager(ConnManager):
         return True
 
     def update_endpoint(self, sfm_conn: SfmConnection, data: dict[str, Any]) -> None:
-        """NVFlare's; what was kept is read when it is known whose it is, and dropped with the connection when that can't be.
+        """NVFlare's; what was kept is read when it is known whose it is, and dropped when that can't be.
+
+        Then the connection stays: the answer to the HELLO may still be on its way, and `readiness` waits for one. A message closes it.
 
         Raises:
             CommError: see NVFlare's.
         """
         try:
             super().update_endpoint(sfm_conn, data)
-        except Exception:
-            sfm_conn.conn.close()
-            raise
-        with self.lock:
-            kept = self.early_frames.pop(sfm_conn.get_name(), [])
+        finally:
+            with self.lock:
+                kept = self.early_frames.pop(sfm_conn.get_name(), [])
         for frame in kept:
             super().process_frame(sfm_conn, frame)
 
