@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from nvflare.apis.fl_constant import FLMetaKey
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.fuel.utils.fobs.decomposers.via_downloader import LazyDownloadRef
 
 from multisite.text import clean
 
@@ -25,6 +26,7 @@ SHARES = ("accuracy", "train_accuracy")  # between 0 and 1; the best model is ch
 OF_THE_GLOBAL_MODEL = ("accuracy", "loss")  # what a site measures before it trains
 LARGEST_VALUE = 1e4  # of a known network's arrays: where they train, they stay below 100
 SHOWN = 3
+WHOLE = "np_download_chunk_size: 0 in the job's config_fed_client.json"
 DIVERGED = "the training diverged, or the site is at fault; next: a smaller LR"
 
 
@@ -105,6 +107,8 @@ def _some(names: list[str]) -> str:
 
 
 def _check_array(name: str, value: object, expected: tuple[tuple[int, ...], str] | None, largest: float) -> None:
+    if isinstance(value, LazyDownloadRef):
+        raise ResultRefused(f"array {clean(name, 60)} is not in the result, but would have to be fetched; next: {WHOLE}")
     if not isinstance(value, np.ndarray):
         raise ResultRefused(f"{clean(name, 60)} is no array but {clean(type(value).__name__, 40)}")
     shape, dtype = expected if expected is not None else (value.shape, str(value.dtype))

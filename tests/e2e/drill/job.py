@@ -78,6 +78,7 @@ class Drill:
             "format_version": 2,
             "executors": [{"tasks": ["*"], "executor": executor}],
             "components": client_components,
+            "np_download_chunk_size": 0,  # EvaluatedFedAvg fetches nothing that a result refers to
         }
         # The server lets no code of a job in, whatever a site allows: it gets a part without any.
         meta = {
