@@ -66,15 +66,15 @@ def let_in(stack: Stack, address: str) -> None:
     """Waits until the gateway has forgotten what came from this test's address before."""
 
     def waits_for_more() -> bool:
-        with socket.create_connection((address, stack.port), timeout=0.5) as connection:
-            try:
+        try:
+            with socket.create_connection((address, stack.port), timeout=0.5) as connection:
                 connection.sendall(HALF_HELLO)
                 connection.recv(1)
-            except TimeoutError:
-                return True
-            except OSError:
-                pass
-            return False
+        except TimeoutError:
+            return True
+        except OSError:  # a connection that is refused is reset at once, or even before it is known to be made
+            pass
+        return False
 
     stack.wait_for(waits_for_more, "connections of this address are let in", seconds=4 * HELLO_SECONDS)
 
