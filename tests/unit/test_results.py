@@ -79,7 +79,10 @@ def test_a_global_model_that_is_none_any_more_is_told_from_a_sites_own_result() 
         (result(changed(LAST, np.array([{"a": 1}] * 10, dtype=object))), "is of type object"),
         (result(changed(LAST, [0.0] * 10)), "is no array but list"),
         (result(changed(LAST, object())), "is no array but object"),
-        (result(changed(LAST, LazyDownloadRef("site-1", "ref", "item"))), "would have to be fetched; next: np_download_chunk_size: 0"),
+        (
+            result(changed(LAST, LazyDownloadRef("site-1", "ref", "item"))),
+            "would have to be fetched; next: np_download_chunk_size: 0",
+        ),
         (result(without(FIRST)), f"1 missing ({FIRST})"),
         (result({**weights(), "../../x": np.zeros(3, np.float32)}), "1 unknown (../../x)"),
         (result({**weights(), "\x1b[2Jx": np.zeros(3, np.float32)}), "1 unknown (x)"),
