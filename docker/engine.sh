@@ -4,6 +4,7 @@
 #   docker/engine.sh stop     end the engine, if it is one that `ensure` started without systemd
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # dockerd and its iptables are there, and not every PATH leads there
 
 PID_FILE=/run/multisite-dockerd.pid
 LOG_FILE=/var/log/multisite-dockerd.log
@@ -83,7 +84,7 @@ ensure() {
         case "$(timeout 20 docker info 2>&1 || true)" in
         *"permission denied"*) die "the Docker engine refuses this user" "sudo usermod -aG docker $(id -un), and log in again" ;;
         esac
-        command -v dockerd >/dev/null || install_engine
+        { command -v docker && command -v dockerd; } >/dev/null || install_engine
         start_engine
     fi
     ensure_compose

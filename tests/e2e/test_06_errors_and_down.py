@@ -33,6 +33,16 @@ def test_a_taken_port_is_named_with_the_setting_that_changes_it(copy: Stack) -> 
     assert "SERVER_PORT" in done.text
 
 
+def test_the_engine_is_found_by_a_user_whose_path_lacks_the_folders_for_administrators(copy: Stack) -> None:
+    """Debian's dockerd is in /usr/sbin. Not found there, an installed engine would be installed again, and never started."""
+    dockerd = shutil.which("dockerd", path="/usr/local/sbin:/usr/sbin:/sbin")
+    if dockerd is None:
+        pytest.skip("this machine's engine is in another folder")
+    done = copy.run("bash", "-c", ". docker/engine.sh ensure && command -v dockerd", PATH="/usr/bin:/bin")
+    assert done.code == 0, done.text
+    assert done.text.strip().endswith("dockerd"), done.text
+
+
 def test_without_an_engine_and_without_leave_to_install_one_nothing_is_installed(copy: Stack, tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
