@@ -63,9 +63,9 @@ class Line:
 
     def ticks(self, count: int = 6) -> None:
         for _ in range(count):
-            for passage in self.forwarder._passages.values():
-                if passage.retry_at - time.monotonic() < UNKNOWN_SECONDS / 2:  # pauses are for people
-                    passage.retry_at = min(passage.retry_at, 0.001)
+            for upload in self.forwarder._uploads.values():
+                if upload.retry_at - time.monotonic() < UNKNOWN_SECONDS / 2:  # pauses are for people
+                    upload.retry_at = min(upload.retry_at, 0.001)
             self.forwarder.tick()
 
     def rows(self, job: str) -> int:

@@ -63,8 +63,8 @@ class Federation:
     def settle(self) -> None:
         self.lose_request = self.lose_answer = False
         for _ in range(200):
-            for passage in self.forwarder._passages.values():
-                passage.retry_at = min(passage.retry_at, 0.001)
+            for upload in self.forwarder._uploads.values():
+                upload.retry_at = min(upload.retry_at, 0.001)
             self.forwarder.tick()
             if self.server.job("job-1").origin(SITE).log.exists() and self.copy() == self.original():
                 return
@@ -103,8 +103,8 @@ def test_whatever_is_lost_or_starts_again_the_server_ends_with_every_record_once
     }
     for event in events:
         actions[event]()
-        for passage in federation.forwarder._passages.values():
-            passage.retry_at = min(passage.retry_at, 0.001)  # pauses are for people
+        for upload in federation.forwarder._uploads.values():
+            upload.retry_at = min(upload.retry_at, 0.001)  # pauses are for people
     federation.log_some(1)
     federation.settle()
     assert federation.server.job("job-1").origin(SITE).rows() == federation.logged
@@ -163,8 +163,8 @@ def test_a_closed_log_is_done_only_when_its_last_row_is_delivered(federation: Fe
 
 def tick(federation: Federation) -> None:
     for _ in range(3):
-        for passage in federation.forwarder._passages.values():
-            passage.retry_at = min(passage.retry_at, 0.001)
+        for upload in federation.forwarder._uploads.values():
+            upload.retry_at = min(upload.retry_at, 0.001)
         federation.forwarder.tick()
 
 

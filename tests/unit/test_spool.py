@@ -44,7 +44,7 @@ def delivered(spool: Spool, job: str = "job-1", **rows: int) -> None:
 
 def told(spool: Spool, site: str, **news: object) -> None:
     word = {"logged": 0, "refused": 0, "closed": False, "forwards": True, "delivered": 0, "state": "", "reason": ""}
-    save_json(spool.job("job-1").origin(site).told, {**word, **news})
+    save_json(spool.job("job-1").origin(site).site_json, {**word, **news})
 
 
 def test_what_a_site_says_it_logged_and_what_is_here_and_what_w_and_b_has_are_three_numbers(spool: Spool) -> None:
@@ -285,7 +285,7 @@ def test_a_site_that_said_more_than_is_here_keeps_its_job(spool: Spool) -> None:
     log(spool, "site-1", 3).close()
     told(spool, "site-1", logged=3, closed=True)
     delivered(spool, site_1=3)
-    spool.job("job-1").origin("site-1").told.write_text("{", encoding="utf-8")
+    spool.job("job-1").origin("site-1").site_json.write_text("{", encoding="utf-8")
     age(spool, 30)
     assert sweep(spool) == []
 

@@ -109,7 +109,7 @@ def follow(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _follow(flare: Session, job_id: str, emit: Emit) -> int:
     """Reports status changes and site reports until the job ends, then brings its results."""
-    status, told, looked, asked, spoke = "", 0, 0.0, 0.0, time.monotonic()
+    status, shown, looked, asked, spoke = "", 0, 0.0, 0.0, time.monotonic()
     snapshot: dict[str, Any] = {}
     in_the_middle = False
     while not status.startswith(FINISHED):
@@ -128,13 +128,13 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
             answer = _stats(flare, job_id)
             snapshot = answer or snapshot
             rows = snapshot.get("rows", [])
-            for row in rows[told:]:
+            for row in rows[shown:]:
                 emit("report", row=row, round=snapshot["round"], rounds=snapshot["rounds"], started=snapshot["started"])
-            told = max(told, len(rows))
+            shown = max(shown, len(rows))
         if not status.startswith(FINISHED):
             in_the_middle = bool(answer) and snapshot["round"] < snapshot["rounds"]
             time.sleep(STATS_SECONDS if in_the_middle else POLL_SECONDS)  # every look costs the server some of the sites' time
-    return _bring_results(flare, job_id, status, told, emit)
+    return _bring_results(flare, job_id, status, shown, emit)
 
 
 def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
@@ -155,7 +155,7 @@ def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
     return server.get(progress.STATS_GROUP) if isinstance(server, dict) else None
 
 
-def _bring_results(flare: Session, job_id: str, status: str, told: int, emit: Emit) -> int:
+def _bring_results(flare: Session, job_id: str, status: str, shown: int, emit: Emit) -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     target = RESULTS / job_id
     shutil.rmtree(target, ignore_errors=True)
@@ -168,7 +168,7 @@ def _bring_results(flare: Session, job_id: str, status: str, told: int, emit: Em
         errors = errors or {
             "server": f"the job ended in round {report['round']} of {report['rounds']}, and NVFlare calls that completed"
         }
-    for row in report.get("rows", [])[told:]:
+    for row in report.get("rows", [])[shown:]:
         emit("report", row=row, round=report["round"], rounds=report["rounds"], started=report["started"])
     emit(
         "finished",

@@ -191,12 +191,12 @@ class Deployment:
         if "server" in there:
             rows.append(("server", there["server"].state, f"{self.settings.address}:{self.settings.port}", "-", "-"))
         for site in sorted({*answer["registered"], *(name for name in there if name.startswith("site-"))}):
-            told = answer["resources"].get(site, {})
-            shards = _shards(told).items()
+            offered = answer["resources"].get(site, {})
+            shards = _shards(offered).items()
             shown = ", ".join(f"{shard.get('examples')} ({_dataset(shard.get('dataset'))}, {name})" for name, shard in shards)
             state = "registered" if site in answer["registered"] else there[site].state
             address = f"network {site}" if site in there else "another host"
-            rows.append((site, state, address, told.get("device", "-"), shown or ("none" if told and site in there else "-")))
+            rows.append((site, state, address, offered.get("device", "-"), shown or ("none" if offered and site in there else "-")))
         if "admin" in there:
             rows.append(("admin", there["admin"].state, "network admin", "-", "-"))
         return report.table(("participant", "state", "address", "device", "examples in its shard"), rows)
@@ -212,16 +212,16 @@ def dataset(resources: dict[str, dict[str, Any]], alpha: float | None, seed: int
     """
     held = {
         str(shard.get("dataset"))
-        for told in resources.values()
-        for shard in _shards(told).values()
+        for offered in resources.values()
+        for shard in _shards(offered).values()
         if (shard.get("alpha"), shard.get("seed")) == (alpha, seed)
     }
     return "synthetic" if "synthetic" in held else "cifar10"
 
 
-def _shards(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _shards(offered: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """A site's shards, without what is none: it may send what it likes."""
-    shards = told.get("shards")
+    shards = offered.get("shards")
     return {name: shard for name, shard in shards.items() if isinstance(shard, dict)} if isinstance(shards, dict) else {}
 
 

@@ -112,8 +112,8 @@ class Docker:
 
     def info(self) -> dict[str, Any]:
         """`docker info`; empty if no engine answers."""
-        told = self.run(["info", "--format", "{{json .}}"]).out
-        info = dict(json.loads(told)) if told.startswith("{") else {}
+        reply = self.run(["info", "--format", "{{json .}}"]).out
+        info = dict(json.loads(reply)) if reply.startswith("{") else {}
         return info if info.get("ServerVersion") else {}
 
     def containers(self) -> dict[str, Container]:
@@ -135,8 +135,8 @@ class Docker:
         """The host's address and port on which a service's container is published; None if it is not."""
         form = '{{range .HostConfig.PortBindings}}{{range .}}{{or .HostIp "0.0.0.0"}} {{.HostPort}}{{end}}{{end}}'
         found = self.containers().get(service)
-        told = self.run(["inspect", "--format", form, found.id]).out.split() if found else []
-        return (told[0], int(told[1])) if len(told) == 2 else None
+        reply = self.run(["inspect", "--format", form, found.id]).out.split() if found else []
+        return (reply[0], int(reply[1])) if len(reply) == 2 else None
 
     def local_sites(self) -> list[str]:
         """The sites that have a container here."""

@@ -46,8 +46,8 @@ def labels(settings: Settings, docker: Docker, targets: tuple[str, ...]) -> dict
     """The inputs that the images were made from; without those that are missing."""
     names = {f"multisite-{target}:{tag(settings)}": target for target in targets}
     form = f'{{{{index .Config.Labels "{LABEL}"}}}} {{{{join .RepoTags " "}}}}'
-    told = docker.run(["image", "inspect", "--format", form, *names]).out.splitlines()
-    return {names[name]: line.split(" ")[0] for line in told for name in line.split(" ")[1:] if name in names}
+    listed = docker.run(["image", "inspect", "--format", form, *names]).out.splitlines()
+    return {names[name]: line.split(" ")[0] for line in listed for name in line.split(" ")[1:] if name in names}
 
 
 def exist(settings: Settings, docker: Docker) -> bool:

@@ -21,39 +21,39 @@ def _ask(deployment: Deployment, service: str, *arguments: str) -> dict[str, Any
         ConsoleError: it does not answer.
     """
     result = deployment.docker.exec(service, *COMMAND, *arguments, seconds=SYNC_SECONDS + 60)
-    told = objects(result.out)
-    if not told:
+    reply = objects(result.out)
+    if not reply:
         problem = (result.err.strip().splitlines() or ["no answer"])[-1]
         raise ConsoleError("metrics", f"{service}: {clean(problem)}", f"docker compose logs {service}")
-    return told[0]
+    return reply[0]
 
 
 def status(deployment: Deployment) -> list[str]:
     """Lines for `make status`: every job's account by site, as the server knows it, and what is wrong with one."""
     if not deployment.docker.running("server"):
         return []
-    told = _ask(deployment, "server", "--status")
+    reply = _ask(deployment, "server", "--status")
     rows = [
         (job["job_id"], site, account["logged"], account["received"], account["delivered"], account["pending"], job["state"])
-        for job in told["jobs"]
+        for job in reply["jobs"]
         for site, account in sorted(job["sites"].items())
     ]
     header = ("metrics of job", "site", "logged", "received", "delivered", "pending", "W&B")
-    lines = [*([report.table(header, rows)] if rows else []), *_troubles(told)]
+    lines = [*([report.table(header, rows)] if rows else []), *_troubles(reply)]
     return ["", *lines] if lines else []
 
 
-def _troubles(told: dict[str, Any]) -> list[str]:
+def _troubles(reply: dict[str, Any]) -> list[str]:
     """A line for every file that is not what it must be, every site with records that could not be sent, and every refusal."""
     lines = []
-    for job in told["jobs"]:
+    for job in reply["jobs"]:
         lines += [f"job {job['job_id']}: {problem}" for problem in job["problems"]]
         for site, account in sorted(job["sites"].items()):
             if account["set_aside"]:
                 lines.append(f"job {job['job_id']}, {site}: {account['set_aside']} records are no metrics and set aside")
         if job["reason"] and job["state"] in ("online", "done"):  # a note of the writer, here or on a site
             lines.append(f"job {job['job_id']}: {job['reason']}")
-    for site, kinds in sorted(told["refusals"].items()):
+    for site, kinds in sorted(reply["refusals"].items()):
         lines += [f"refused of {site}, at least {known['count']} times: {known['reason']}" for known in kinds.values()]
     return lines
 

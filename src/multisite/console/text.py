@@ -17,9 +17,9 @@ LONGEST_LINE = 4000
 DEEPEST = 20
 
 
-def quoted(told: str, most: int = 15) -> str:
+def quoted(log: str, most: int = 15) -> str:
     """The last lines of a log, each marked as a quotation: none of them reads as a line of the console's own."""
-    return "\n".join(f"  | {clean(line)}" for line in told.strip().splitlines()[-most:])
+    return "\n".join(f"  | {clean(line)}" for line in log.strip().splitlines()[-most:])
 
 
 def parse(line: str) -> dict[str, Any]:
@@ -29,10 +29,10 @@ def parse(line: str) -> dict[str, Any]:
         ValueError: it is none.
     """
     try:
-        told = json.loads(line)
-        if not isinstance(told, dict):
+        content = json.loads(line)
+        if not isinstance(content, dict):
             raise ValueError("no JSON object")
-        return {clean(key): _cleaned(value) for key, value in told.items()}
+        return {clean(key): _cleaned(value) for key, value in content.items()}
     except RecursionError:
         raise ValueError("a JSON object that is too deep") from None
 

@@ -29,9 +29,8 @@ from multisite.federation import job_messages
 from multisite.tracking.files import checked_name
 
 ERRORS = "multisite_errors"  # in the job's metadata: participant -> reason
-RUNNING = Path(
-    "/workspace/running"
-)  # a file a job whose process runs; those that are there at a node's start died with the last one
+# A file for each job whose process runs; those that are there at a node's start died with the last one.
+RUNNING = Path("/workspace/running")
 CUT_OFF = "cut off"  # in such a file
 TELL_SECONDS, TELL_PERIOD = 120.0, 2.0
 CGROUP = Path("/sys/fs/cgroup")

@@ -20,9 +20,8 @@ STATE = "state"  # a site's job process -> the server's job process
 ENDED = "ended"  # a site's node -> the server's node
 PROBLEM = "problem"  # the server's node -> the server's job process
 ANSWER_SECONDS = 5.0
-NODE_VARIABLE = (
-    "MULTISITE_NODE"  # set by a node for its jobs' processes; in the simulator there are no nodes, and these messages go nowhere
-)
+# Set by a node for its jobs' processes; in the simulator there are no nodes, and these messages go nowhere.
+NODE_VARIABLE = "MULTISITE_NODE"
 
 logger = logging.getLogger("multisite.jobs")
 

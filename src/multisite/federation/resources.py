@@ -1,4 +1,4 @@
-"""What a site has to offer, told to NVFlare's own `report_resources`: its device, and examples by partition. No torch is loaded."""
+"""What a site has to offer, given to NVFlare's own `report_resources`: its device, and examples by partition. No torch is loaded."""
 
 from __future__ import annotations
 

@@ -136,10 +136,10 @@ class Run:
 
         The summary travels behind the rows in one stream: where it has arrived, so have they.
         """
-        told = {"logged": account.logged, "received": account.received, "delivered": sent, "refused": account.refused}
-        told["set_aside"] = account.set_aside
-        told["pending"] = max(0, account.logged - sent)
-        self._run.summary.update({f"records/{name}": value for name, value in told.items()})
+        counts = {"logged": account.logged, "received": account.received, "delivered": sent, "refused": account.refused}
+        counts["set_aside"] = account.set_aside
+        counts["pending"] = max(0, account.logged - sent)
+        self._run.summary.update({f"records/{name}": value for name, value in counts.items()})
         self._run.finish()
 
 

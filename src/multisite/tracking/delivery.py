@@ -213,7 +213,7 @@ def _may_go(job: Job, now: float) -> bool:
 
 def _remember(spool: Spool, job: Job) -> None:
     """Notes what was delivered of the sites that sent their records here: one may come back and not know."""
-    delivered = {name: account.delivered for name, account in job.accounts().items() if job.origin(name).told.exists()}
+    delivered = {name: account.delivered for name, account in job.accounts().items() if job.origin(name).site_json.exists()}
     if delivered:
         freed = load_json(spool.freed_file)
         freed[job.id] = delivered

@@ -19,7 +19,7 @@ from multisite.tracking.records import LogReader, frame, is_open
 from multisite.tracking.spool import Job, Origin, Spool
 
 BATCH_BYTES = 256 * 1024
-ASK_NOW = 0.001  # a time for `retry_at` that is past, and not the 0 of a passage that waits for nothing
+ASK_NOW = 0.001  # a time for `retry_at` that is past, and not the 0 of an upload that waits for nothing
 RETRY_SECONDS = (0.5, 5.0)  # the first and the longest pause after no answer
 DELIVERY_POLL_SECONDS = (2.0, 30.0)  # how often a closed log asks whether its last rows are delivered
 UNKNOWN_SECONDS = 600.0  # how often the server is asked about a job that it did not know
@@ -32,15 +32,15 @@ logger = logging.getLogger("multisite.tracking")
 
 
 @dataclass
-class Passage:
-    """One log on its way."""
+class LogUpload:
+    """One site's log of one job, and how much of it the server has."""
 
     job: Job
     origin: Origin
     forwards: bool
     reader: LogReader
     known: bool = False  # whether the server has said how much it has
-    told: dict[str, Any] = field(default_factory=dict)
+    acknowledged: dict[str, Any] = field(default_factory=dict)
     retry_at: float = 0.0
     pause: float = RETRY_SECONDS[0]
     poll: float = DELIVERY_POLL_SECONDS[0]
@@ -56,7 +56,7 @@ class Forwarder:
     def __init__(self, spool: Spool, send: Send) -> None:
         self.spool = spool
         self._send = send
-        self._passages: dict[tuple[str, str], Passage] = {}
+        self._uploads: dict[tuple[str, str], LogUpload] = {}
         self._finished: dict[str, tuple[float, ...]] = {}  # jobs that are done with, and how they looked then
         self._problems: dict[str, str] = {}  # of jobs whose files are not what they must be
         self._asked = spool.sync_requested()
@@ -66,9 +66,9 @@ class Forwarder:
         busy = False
         if self._asked != (asked := self.spool.sync_requested()):
             self._asked = asked
-            for passage in self._passages.values():
-                if passage.unknown:
-                    passage.retry_at = ASK_NOW
+            for upload in self._uploads.values():
+                if upload.unknown:
+                    upload.retry_at = ASK_NOW
         for job in self.spool.jobs():
             try:
                 busy |= self._tick_job(job)
@@ -80,11 +80,11 @@ class Forwarder:
         if self._finished.get(job.id) == job.signature():
             return False
         busy = False
-        passages = [self._passage(job, origin) for origin in job.origins()]
-        for passage in passages:
-            if passage is not None and not passage.finished:
-                busy |= self._step(passage)
-        if passages and all(passage is not None and passage.finished for passage in passages):
+        uploads = [self._upload(job, origin) for origin in job.origins()]
+        for upload in uploads:
+            if upload is not None and not upload.finished:
+                busy |= self._step(upload)
+        if uploads and all(upload is not None and upload.finished for upload in uploads):
             self._finished[job.id] = job.signature()
         return busy
 
@@ -93,94 +93,94 @@ class Forwarder:
             self._problems[job.id] = problem
             logger.warning("metrics of job %s stay on this site: %s; next: mend or delete %s", job.id, clean(problem), job.folder)
 
-    def _passage(self, job: Job, origin: Origin) -> Passage | None:
+    def _upload(self, job: Job, origin: Origin) -> LogUpload | None:
         key = (job.id, origin.name)
-        if key not in self._passages:
+        if key not in self._uploads:
             way, problem = read_json(origin.folder / ROUTE, route)
             if problem:
                 self._say_problem(job, f"{origin.name}: {problem}")
             if not way:
                 return None
-            passage = Passage(job, origin, way["forwards"], LogReader(origin.log))
-            passage.finished = (origin.folder / DONE).exists()
-            self._passages[key] = passage
-        return self._passages[key]
+            upload = LogUpload(job, origin, way["forwards"], LogReader(origin.log))
+            upload.finished = (origin.folder / DONE).exists()
+            self._uploads[key] = upload
+        return self._uploads[key]
 
-    def _step(self, passage: Passage) -> bool:
+    def _step(self, upload: LogUpload) -> bool:
         now = time.monotonic()
-        if now < passage.retry_at:
-            return passage.poll == DELIVERY_POLL_SECONDS[0] and not passage.unknown
-        closed = not is_open(passage.origin.log)  # before the count: what is logged after it comes with the next message
-        account = passage.origin.account(passage.job.runs().get(passage.origin.name, {}))
-        start, data = passage.reader.offset, b""
-        if passage.known and passage.forwards:
-            data = b"".join(frame(payload) for payload in passage.reader.read(BATCH_BYTES))
-            self._force_to_disk(passage)
-        writer = passage.job.writer_word()
+        if now < upload.retry_at:
+            return upload.poll == DELIVERY_POLL_SECONDS[0] and not upload.unknown
+        closed = not is_open(upload.origin.log)  # before the count: what is logged after it comes with the next message
+        account = upload.origin.account(upload.job.runs().get(upload.origin.name, {}))
+        start, data = upload.reader.offset, b""
+        if upload.known and upload.forwards:
+            data = b"".join(frame(payload) for payload in upload.reader.read(BATCH_BYTES))
+            self._force_to_disk(upload)
+        writer = upload.job.writer_word()
         news = {
             "logged": account.logged,
             "refused": account.refused,
             "closed": closed,
-            "forwards": passage.forwards,
+            "forwards": upload.forwards,
             "delivered": account.delivered,
             "state": writer.get("state", ""),
             "reason": writer.get("reason", ""),
         }
-        if data or not passage.known or news != passage.told or passage.retry_at:
-            answer = self._ask(passage, start, data, news)
+        if data or not upload.known or news != upload.acknowledged or upload.retry_at:
+            answer = self._ask(upload, start, data, news)
             if answer is None:
-                passage.reader.offset = start
-                return not passage.unknown
-            self._heed(passage, answer, news)
-        return not closed or bool(data) or passage.reader.unread > 0
+                upload.reader.offset = start
+                return not upload.unknown
+            self._heed(upload, answer, news)
+        return not closed or bool(data) or upload.reader.unread > 0
 
     @staticmethod
-    def _force_to_disk(passage: Passage) -> None:
+    def _force_to_disk(upload: LogUpload) -> None:
         """What the server has acknowledged must be here after a power cut too, or the two logs would differ."""
-        if passage.synced < passage.reader.offset:
-            descriptor = os.open(passage.origin.log, os.O_RDONLY)
+        if upload.synced < upload.reader.offset:
+            descriptor = os.open(upload.origin.log, os.O_RDONLY)
             try:
                 os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)
-            passage.synced = passage.reader.offset
+            upload.synced = upload.reader.offset
 
-    def _ask(self, passage: Passage, start: int, data: bytes, news: dict[str, Any]) -> dict[str, Any] | None:
-        answer = self._send({"job": passage.job.id, "offset": start, "data": data, **news})
+    def _ask(self, upload: LogUpload, start: int, data: bytes, news: dict[str, Any]) -> dict[str, Any] | None:
+        answer = self._send({"job": upload.job.id, "offset": start, "data": data, **news})
         problem = "the server does not answer" if answer is None else str(answer.get("error", "")) or _malformed(answer)
-        passage.unknown = bool(answer and answer.get("unknown"))
-        if problem and problem != passage.problem:
-            then = f"; next: restore the job there, or delete {passage.job.folder} here" if passage.unknown else ""
-            logger.warning("metrics of job %s wait on this site, nothing is lost: %s%s", passage.job.id, clean(problem), then)
-        elif passage.problem and not problem:
-            logger.info("metrics of job %s are on their way again", passage.job.id)
-        passage.problem = problem
+        upload.unknown = bool(answer and answer.get("unknown"))
+        if problem and problem != upload.problem:
+            then = f"; next: restore the job there, or delete {upload.job.folder} here" if upload.unknown else ""
+            logger.warning("metrics of job %s wait on this site, nothing is lost: %s%s", upload.job.id, clean(problem), then)
+        elif upload.problem and not problem:
+            logger.info("metrics of job %s are on their way again", upload.job.id)
+        upload.problem = problem
         if problem:
-            passage.retry_at = time.monotonic() + (UNKNOWN_SECONDS if passage.unknown else passage.pause)
-            passage.pause = min(passage.pause * 2, RETRY_SECONDS[1])
+            upload.retry_at = time.monotonic() + (UNKNOWN_SECONDS if upload.unknown else upload.pause)
+            upload.pause = min(upload.pause * 2, RETRY_SECONDS[1])
             return None
-        passage.retry_at, passage.pause = 0.0, RETRY_SECONDS[0]
+        upload.retry_at, upload.pause = 0.0, RETRY_SECONDS[0]
         return answer
 
     @staticmethod
-    def _heed(passage: Passage, answer: dict[str, Any], news: dict[str, Any]) -> None:
-        passage.known, passage.told = True, news
+    def _heed(upload: LogUpload, answer: dict[str, Any], news: dict[str, Any]) -> None:
+        upload.known, upload.acknowledged = True, news
         if answer.get("freed"):
-            _mark_done(passage, answer["delivered"])
+            _mark_done(upload, answer["delivered"])
             return
         size = answer["size"]
-        if passage.forwards and size != passage.reader.offset:
-            passage.reader = LogReader(passage.origin.log)
-            while passage.reader.offset < size and passage.reader.read(min(BATCH_BYTES, size - passage.reader.offset)):
+        if upload.forwards and size != upload.reader.offset:
+            upload.reader = LogReader(upload.origin.log)
+            while upload.reader.offset < size and upload.reader.read(min(BATCH_BYTES, size - upload.reader.offset)):
                 pass
-        if not news["closed"] or (passage.reader.unread and passage.forwards):
+        if not news["closed"] or (upload.reader.unread and upload.forwards):
             return
-        delivered = int(answer["delivered"]) if passage.forwards else int(news["delivered"])
+        delivered = int(answer["delivered"]) if upload.forwards else int(news["delivered"])
         if delivered >= news["logged"]:
-            _mark_done(passage, delivered)
+            _mark_done(upload, delivered)
         else:
-            passage.retry_at = time.monotonic() + passage.poll
-            passage.poll = min(passage.poll * 1.5, DELIVERY_POLL_SECONDS[1])
+            upload.retry_at = time.monotonic() + upload.poll
+            upload.poll = min(upload.poll * 1.5, DELIVERY_POLL_SECONDS[1])
 
 
 def _malformed(answer: dict[str, Any]) -> str:
@@ -193,6 +193,6 @@ def _malformed(answer: dict[str, Any]) -> str:
     return ""
 
 
-def _mark_done(passage: Passage, delivered: int) -> None:
-    save_json(passage.origin.folder / DONE, {"delivered": delivered, "time": time.time()})
-    passage.finished = True
+def _mark_done(upload: LogUpload, delivered: int) -> None:
+    save_json(upload.origin.folder / DONE, {"delivered": delivered, "time": time.time()})
+    upload.finished = True

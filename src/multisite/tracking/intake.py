@@ -219,11 +219,11 @@ class Intake:
         self._check_limits(site, sender, name, data)
         job = Job(self.spool.root / name)
         origin = job.origin(site)
-        if load_json(origin.told) != word:
+        if load_json(origin.site_json) != word:
             try:
-                save_json(origin.told, word)
+                save_json(origin.site_json, word)
             except OSError as error:
-                raise RecordRefused(f"{origin.told}: {error.strerror}") from None
+                raise RecordRefused(f"{origin.site_json}: {error.strerror}") from None
         sender.jobs.add(name)
         if not word["forwards"]:
             return {"size": len(MAGIC), "delivered": word["delivered"]}

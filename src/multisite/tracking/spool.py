@@ -94,7 +94,7 @@ class Origin:
         return self.folder / "records.log"
 
     @property
-    def told(self) -> Path:
+    def site_json(self) -> Path:
         """What the site said, on the server."""
         return self.folder / "site.json"
 
@@ -113,19 +113,19 @@ class Origin:
     def account(self, run: dict[str, Any]) -> Account:
         """The account, if the writer's word of this site is `run`: `delivered` and `set_aside`, both of which may be absent."""
         delivered, aside = int(run.get("delivered", 0)), int(run.get("set_aside", {}).get("count", 0))
-        told, problem = read_json(self.told, site_word)
+        word, problem = read_json(self.site_json, site_word)
         try:
             rows = self.rows()
-            if not told:
+            if not word:
                 refused, damaged = read_json(self.refused, refused_word)
                 closed = not is_open(self.log)
                 return Account(rows, rows, min(delivered, rows), refused.get("count", 0), closed, aside, problem or damaged)
         except OSError as error:
             return Account(problem=f"{self.log.name} can't be read: {error.strerror}")
-        if not told["forwards"]:
-            return Account(told["logged"], told["logged"], told["delivered"], told["refused"], told["closed"])
-        logged = max(rows, told["logged"])
-        return Account(logged, rows, min(delivered, rows), told["refused"], told["closed"], aside)
+        if not word["forwards"]:
+            return Account(word["logged"], word["logged"], word["delivered"], word["refused"], word["closed"])
+        logged = max(rows, word["logged"])
+        return Account(logged, rows, min(delivered, rows), word["refused"], word["closed"], aside)
 
 
 @dataclass
@@ -226,7 +226,7 @@ class Job:
 
     def _word_of_sites(self) -> dict[str, Any]:
         """What the writers on the sites said of themselves: the first trouble, or else the first note, if there is one."""
-        words = [(origin.name, read_json(origin.told, site_word)[0]) for origin in self.origins()]
+        words = [(origin.name, read_json(origin.site_json, site_word)[0]) for origin in self.origins()]
         trouble = [(site, word) for site, word in words if word.get("state") in HOPELESS]
         noted = [(site, word) for site, word in words if word.get("reason")]
         site, word = [*trouble, *noted, *words, ("", {})][0]

@@ -22,8 +22,8 @@ from multisite.text import clean
 from multisite.tracking.backend import Backend, Refusal
 from multisite.tracking.files import save_json
 from multisite.tracking.key import SECRET, KeyProblem, read_key
-from multisite.tracking.lane import Lane
 from multisite.tracking.records import LogReader, LogWriter
+from multisite.tracking.site_run import SiteRun
 from multisite.tracking.spool import SERVER, Job, Spool
 
 WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory; every site has an equal share
@@ -33,7 +33,7 @@ CONFIRM_SECONDS = 5.0
 STALL_SECONDS = 30.0
 LATE_SECONDS = 5.0  # how long a finished job waits for a site that is not closed
 RETRY_SECONDS = (2.0, 15.0)
-LANE_SECONDS = (30.0, 300.0)  # until a run that could not be opened is tried again: a try takes 20 s, of every site of the job
+RUN_RETRY_SECONDS = (30.0, 300.0)  # until a run that could not be opened is tried again: a try takes 20 s, of every site of the job
 EXIT_DONE, EXIT_NO_KEY, EXIT_SETTINGS, EXIT_AGAIN = 0, 3, 4, 75
 
 
@@ -44,15 +44,15 @@ class JobWriter:
         self.job = Job(folder)
         self.spool = Spool(folder.parent)
         self.key_file = key_file
-        self.lanes: dict[str, Lane] = {}
+        self.site_runs: dict[str, SiteRun] = {}
         self.state, self.reason = "connecting", ""
         self._parent = os.getppid()
         self._progress = time.monotonic()
         self._confirmed_at = 0.0
         self._saved: dict[str, object] = {}
         for site, run in self.job.runs().items():
-            lane = self.lanes[site] = Lane(self.job.origin(site))
-            lane.confirmed, lane.aside = run["delivered"], run.get("set_aside", {})
+            site_run = self.site_runs[site] = SiteRun(self.job.origin(site))
+            site_run.confirmed, site_run.aside = run["delivered"], run.get("set_aside", {})
 
     def run(self) -> int:
         """Delivers until the job is over and everything is confirmed.
@@ -80,7 +80,7 @@ class JobWriter:
         while True:
             if self._pump(backend):
                 quiet_since = time.monotonic()
-            outstanding = sum(lane.outstanding for lane in self.lanes.values())
+            outstanding = sum(site_run.outstanding for site_run in self.site_runs.values())
             over = self.job.is_over() and not self._unread()
             if over and (self._all_closed() or time.monotonic() - quiet_since > LATE_SECONDS):
                 return self._finish(backend, with_model)
@@ -118,66 +118,66 @@ class JobWriter:
         """
         sent = 0
         for origin in self.job.origins():
-            lane = self.lanes.setdefault(origin.name, Lane(origin))
-            if lane.reader.unread and self._has_run(backend, lane):
-                sent += self._send(lane)
-        troubles = [lane.trouble for lane in self.lanes.values() if lane.trouble]
-        if troubles and not any(lane.run for lane in self.lanes.values()):
+            site_run = self.site_runs.setdefault(origin.name, SiteRun(origin))
+            if site_run.reader.unread and self._has_run(backend, site_run):
+                sent += self._send(site_run)
+        troubles = [site_run.trouble for site_run in self.site_runs.values() if site_run.trouble]
+        if troubles and not any(site_run.run for site_run in self.site_runs.values()):
             raise troubles[0]
         return sent
 
-    def _send(self, lane: Lane) -> int:
-        sent, note = 0, lane.note
-        share = WINDOW_ROWS // len(self.lanes)
-        while lane.outstanding < share and (count := lane.send_batch(BATCH_BYTES)):
+    def _send(self, site_run: SiteRun) -> int:
+        sent, note = 0, site_run.note
+        share = WINDOW_ROWS // len(self.site_runs)
+        while site_run.outstanding < share and (count := site_run.send_batch(BATCH_BYTES)):
             sent += count
-            if lane.note != note:
-                self._note(lane, again=bool(note))
-                note = lane.note
-        if lane.trouble:
-            self._note(lane)
+            if site_run.note != note:
+                self._note(site_run, again=bool(note))
+                note = site_run.note
+        if site_run.trouble:
+            self._note(site_run)
         return sent
 
-    def _note(self, lane: Lane, again: bool = False) -> None:
+    def _note(self, site_run: SiteRun, again: bool = False) -> None:
         """Writes what is wrong with a site before the backend may confirm rows after it; says it the first time."""
         if not again:
-            print(f"W&B, job {self.job.id}: {lane.note}", flush=True)
+            print(f"W&B, job {self.job.id}: {site_run.note}", flush=True)
         self._say(self.state, self.reason)
 
-    def _has_run(self, backend: Backend, lane: Lane) -> bool:
+    def _has_run(self, backend: Backend, site_run: SiteRun) -> bool:
         """Whether the site's run is open, or could be opened. One that can't be is tried again after a pause.
 
         Raises:
             Refusal: the backend does not answer, or another writer is still heard.
         """
-        if lane.run is not None or time.monotonic() < lane.retry_at:
-            return lane.run is not None
-        started, name = time.monotonic(), lane.origin.name
+        if site_run.run is not None or time.monotonic() < site_run.retry_at:
+            return site_run.run is not None
+        started, name = time.monotonic(), site_run.origin.name
         known = backend.rows([name])
         before = known.get(name, 0)
         try:
-            if known and before < lane.confirmed:
+            if known and before < site_run.confirmed:
                 raise Refusal("connecting", f"{backend.host} counts {before} rows of {name}, fewer than it confirmed")
             run = backend.open(name)
         except Refusal as refusal:
-            again = str(refusal) == str(lane.trouble)
-            lane.pause = min(max(2 * lane.pause, LANE_SECONDS[0]), LANE_SECONDS[1])
-            lane.trouble, lane.retry_at = refusal, time.monotonic() + lane.pause
-            self._note(lane, again)
+            again = str(refusal) == str(site_run.trouble)
+            site_run.pause = min(max(2 * site_run.pause, RUN_RETRY_SECONDS[0]), RUN_RETRY_SECONDS[1])
+            site_run.trouble, site_run.retry_at = refusal, time.monotonic() + site_run.pause
+            self._note(site_run, again)
             self._progress += time.monotonic() - started  # nobody asked for rows meanwhile
             return False
         after = backend.rows([name]).get(name, 0)
         if before != after:  # a writer that was killed is still heard: its last lines are on their way
             raise Refusal("connecting", f"the run of {name} is still being written")
-        lane.reader = LogReader(lane.origin.log)
-        lane.reader.skip(after)
-        lane.run, lane.trouble, lane.confirmed = run, None, after
+        site_run.reader = LogReader(site_run.origin.log)
+        site_run.reader.skip(after)
+        site_run.run, site_run.trouble, site_run.confirmed = run, None, after
         return True
 
     def _unread(self) -> bool:
         """Whether a site's log has more, and the site's run is not in trouble."""
-        lanes = [self.lanes.setdefault(origin.name, Lane(origin)) for origin in self.job.origins()]
-        return any(lane.reader.unread and not lane.trouble for lane in lanes)
+        site_runs = [self.site_runs.setdefault(origin.name, SiteRun(origin)) for origin in self.job.origins()]
+        return any(site_run.reader.unread and not site_run.trouble for site_run in site_runs)
 
     def _all_closed(self) -> bool:
         return all(
@@ -187,14 +187,14 @@ class JobWriter:
     def _confirm(self, backend: Backend) -> bool:
         self._confirmed_at = time.monotonic()
         try:
-            rows = backend.rows([name for name, lane in self.lanes.items() if lane.run])
+            rows = backend.rows([name for name, site_run in self.site_runs.items() if site_run.run])
         except Refusal as refusal:
             self._say(refusal.state, str(refusal))
             return False
         for name, count in rows.items():
-            lane = self.lanes[name]
-            if count > lane.confirmed:
-                lane.confirmed = min(count, lane.reader.rows)
+            site_run = self.site_runs[name]
+            if count > site_run.confirmed:
+                site_run.confirmed = min(count, site_run.reader.rows)
                 self._progress = time.monotonic()
                 self.state, self.reason = "online", ""
         self._say(self.state, self.reason)
@@ -203,19 +203,19 @@ class JobWriter:
     def _finish(self, backend: Backend, with_model: bool) -> int:
         """Ends the runs, with the account in their summaries, and asks the backend what it has."""
         accounts = self.job.accounts()
-        runs = [lane for lane in self.lanes.values() if lane.run]
+        runs = [site_run for site_run in self.site_runs.values() if site_run.run]
         if with_model:
             self._add_model()
         with ThreadPoolExecutor(max_workers=max(1, len(runs))) as pool:
-            list(pool.map(lambda lane: lane.run.finish(accounts[lane.origin.name], lane.reader.rows), runs))  # type: ignore[union-attr]
+            list(pool.map(lambda site_run: site_run.run.finish(accounts[site_run.origin.name], site_run.reader.rows), runs))  # type: ignore[union-attr]
         answered = self._confirm(backend)
         if with_model:
             self._check_model(backend)
-        if trouble := next((lane for lane in self.lanes.values() if lane.trouble), None):
+        if trouble := next((site_run for site_run in self.site_runs.values() if site_run.trouble), None):
             assert trouble.trouble is not None
             self._say(trouble.trouble.state, f"{trouble.origin.name}: {trouble.trouble}")
             return EXIT_AGAIN
-        if all(lane.confirmed >= lane.reader.rows for lane in runs):
+        if all(site_run.confirmed >= site_run.reader.rows for site_run in runs):
             self._say("done" if not self._pending() else "online", "")
             return EXIT_DONE
         if answered:  # or else what it said last is the reason
@@ -224,11 +224,11 @@ class JobWriter:
 
     def _add_model(self) -> None:
         """The final global model, where the job wants it kept as an artifact, with the server's run."""
-        lane = self.lanes.get(SERVER)
-        if lane is None or lane.run is None or not self._has_model():
+        site_run = self.site_runs.get(SERVER)
+        if site_run is None or site_run.run is None or not self._has_model():
             return
         try:
-            lane.run.add_model(self.job.model_file, self.job.id)
+            site_run.run.add_model(self.job.model_file, self.job.id)
         except Exception as error:  # the rows are worth more than the model: they go on
             print(f"W&B, job {self.job.id}: the model was not uploaded ({type(error).__name__}: {error})", flush=True)
 
@@ -238,7 +238,7 @@ class JobWriter:
     def _check_model(self, backend: Backend) -> None:
         """The file goes when the backend has it; else it stays in the job's folder."""
         path = self.job.model_file
-        if self._has_model() and self.lanes.get(SERVER) and self.lanes[SERVER].run:
+        if self._has_model() and self.site_runs.get(SERVER) and self.site_runs[SERVER].run:
             if backend.has_model():
                 path.unlink()
             else:
@@ -253,12 +253,12 @@ class JobWriter:
             told = f": {reason}" if reason else ""
             print(f"W&B, job {self.job.id}: {state}{told}", flush=True)
         self.state, self.reason = state, reason
-        shown = clean(reason or "; ".join(lane.note for lane in self.lanes.values() if lane.note))
+        shown = clean(reason or "; ".join(site_run.note for site_run in self.site_runs.values() if site_run.note))
         runs: dict[str, dict[str, Any]] = {}
-        for name, lane in self.lanes.items():
-            runs[name] = {"id": lane.run.id if lane.run else "", "delivered": lane.confirmed}
-            if lane.aside:
-                runs[name]["set_aside"] = lane.aside
+        for name, site_run in self.site_runs.items():
+            runs[name] = {"id": site_run.run.id if site_run.run else "", "delivered": site_run.confirmed}
+            if site_run.aside:
+                runs[name]["set_aside"] = site_run.aside
         content: dict[str, object] = {"state": state, "reason": shown, "url": url or self._saved.get("url", ""), "runs": runs}
         if content != self._saved:
             save_json(self.job.writer_file, content)

@@ -11,7 +11,7 @@ from multisite.tracking.records import LogReader, RecordDamaged, decode
 from multisite.tracking.spool import Origin
 
 
-class Lane:
+class SiteRun:
     """A site's log, as far as it is read, its run, and what is wrong with them."""
 
     def __init__(self, origin: Origin) -> None:
