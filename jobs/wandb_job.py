@@ -12,8 +12,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from multisite.federation import options as job_options
-from multisite.federation.options import JobOptions, OptionError
+from multisite.job import options as job_options
+from multisite.job.options import JobOptions, OptionError
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, JobOptions]:
@@ -43,12 +43,12 @@ def main() -> int:
     """Exports or simulates."""
     parsed, options = parse()
     if parsed.export:
-        from multisite.federation.recipe import Cifar10Recipe
+        from multisite.job.recipe import Cifar10Recipe
 
         Cifar10Recipe(options).export(str(parsed.export))
         print(f"job written to {parsed.export}")
         return 0
-    from multisite.federation.simulation import prepare_data, simulate
+    from multisite.job.simulation import prepare_data, simulate
 
     dataset = prepare_data(options, parsed.data, parsed.cifar10, parsed.limit)
     return simulate(dataclasses.replace(options, dataset=dataset), parsed.data, parsed.workspace)

@@ -13,7 +13,7 @@ PATTERN = f"{KEY[:-1]}[{KEY[-1]}]"
 
 def jobs(stack: Stack) -> dict[str, str]:
     """Job id -> status, by the admin."""
-    lines = stack.execute("admin", "python", "-m", "multisite.console.admin", "jobs").text.splitlines()
+    lines = stack.execute("admin", "python", "-m", "multisite.admin.command_line", "jobs").text.splitlines()
     listed = next(json.loads(line) for line in lines if line.startswith('{"event": "jobs"'))
     return {job["job_id"]: job["status"] for job in listed["jobs"]}
 
@@ -71,7 +71,7 @@ def test_an_interrupted_submit_leaves_the_job_running(stack: Stack) -> None:
 
 def test_a_job_that_fails_on_a_site_says_which_site_and_why(stack: Stack) -> None:
     arguments = ["submit", "--rounds", "1", "--alpha", "0.77", "--dataset", "cifar10"]  # no such shard was prepared
-    done = stack.execute("admin", "python", "-m", "multisite.console.admin", *arguments)
+    done = stack.execute("admin", "python", "-m", "multisite.admin.command_line", *arguments)
     assert done.code == 1
     finished = next(json.loads(line) for line in done.text.splitlines() if line.startswith('{"event": "finished"'))
     assert finished["status"] != "FINISHED:COMPLETED"

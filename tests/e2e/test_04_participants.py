@@ -16,7 +16,7 @@ FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 def registered(stack: Stack) -> str:
     """The registered sites, as the admin reports them."""
-    return stack.execute("admin", "python", "-m", "multisite.console.admin", "wait", "--timeout", "10").text
+    return stack.execute("admin", "python", "-m", "multisite.admin.command_line", "wait", "--timeout", "10").text
 
 
 def add_site(stack: Stack, lines: str) -> None:
@@ -63,7 +63,7 @@ def test_a_site_whose_certificate_another_ca_signed_must_not_register(stack: Sta
         ]
         for name, path in volumes.items():
             provision += ["-v", f"{names[name]}:{path}"]
-        done = stack.run(*provision, "multisite-control:local", "python", "-m", "multisite.federation.provision")
+        done = stack.run(*provision, "multisite-control:local", "python", "-m", "multisite.provisioning.provision")
         assert "new kits: site-3" in done.text, done.text
         run = ["docker", "run", "--detach", "--init", "--name", container, "--network", f"{stack.name}_site-1", "-e", "LOG=detail"]
         run += ["-v", f"{names['foreign-kit']}:/kit:ro", "multisite-control:local", "python", "-m", "multisite", "node"]
@@ -111,7 +111,7 @@ def test_a_site_on_another_host_takes_part_as_the_docs_say(stack: Stack) -> None
         up = stack.run("bash", "-ec", on_the_server)
         assert up.code == 0, up.text
         assert stack.containers()["gateway"] != gateway, "published on another address"
-        names = "import ssl, sys; from multisite.federation.kit import *; print(server_names(KIT))"
+        names = "import ssl, sys; from multisite.provisioning.kit import *; print(server_names(KIT))"
         assert "fl.example.org" in stack.execute("server", "python", "-c", names).text
         shutil.move(stack.home / "kits" / "site-3", remote / "site-3")
         shard = stack.run("docker", "cp", f"{stack.containers()['site-1']}:/data", str(remote / "data"))
@@ -120,7 +120,7 @@ def test_a_site_on_another_host_takes_part_as_the_docs_say(stack: Stack) -> None
         assert started.code == 0, started.text
         stack.wait_for(lambda: '"site-3"' in registered(stack), "site-3 registered from the other project")
         assert "another host" in stack.make("status").text
-        done = stack.execute("admin", "python", "-m", "multisite.console.admin", "submit", "--rounds", "1", "--sites", "3")
+        done = stack.execute("admin", "python", "-m", "multisite.admin.command_line", "submit", "--rounds", "1", "--sites", "3")
         assert '"site": "site-3"' in done.text, done.text
     finally:
         stack.run("bash", "-ec", compose, SITE_PROJECT=f"{stack.name}-remote")

@@ -24,7 +24,7 @@ PER_ADDRESS, HELLO_SECONDS = 200, 10.0  # as .env.example has them
 SERVER_MIB, GATEWAY_MIB = 256.0, 64.0
 ROUNDS = 6
 UNITS = {"KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0}
-LOGIN = "from multisite.console.admin_service import session\nwith session(20) as own: print(own.get_system_info())"
+LOGIN = "from multisite.admin.service import session\nwith session(20) as own: print(own.get_system_info())"
 SIGNAL = 'for p in /proc/[0-9]*; do case "$(tr "\\0" " " <$p/cmdline)" in "python -m multisite node "*) kill -$1 ${p#/proc/};; esac; done'
 REACH = """
 import concurrent.futures, socket, sys

@@ -32,8 +32,8 @@ print(json.dumps({"descriptors": len(os.listdir(f"/proc/{node}/fd")), "folders":
 SUBMIT = """
 import contextlib, json, pathlib, shutil, sys
 from multisite.console import admin_service
-from multisite.federation.options import JobOptions
-from multisite.federation.recipe import Cifar10Recipe
+from multisite.job.options import JobOptions
+from multisite.job.recipe import Cifar10Recipe
 folder = pathlib.Path("/tmp/hostile")
 shutil.rmtree(folder, ignore_errors=True)
 Cifar10Recipe(JobOptions(rounds=1, log_model=True)).export(str(folder))

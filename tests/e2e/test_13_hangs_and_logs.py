@@ -130,6 +130,6 @@ def test_messages_before_the_handshake_must_hold_up_nobody(stack: Stack, tmp_pat
         listed = jobs(stack)
         assert time.monotonic() - started < 10
         assert "RUNNING" in listed.values()
-    assert "site-1, site-2" in stack.execute("admin", "python", "-m", "multisite.console.admin", "wait").text.replace('"', "")
+    assert "site-1, site-2" in stack.execute("admin", "python", "-m", "multisite.admin.command_line", "wait").text.replace('"', "")
     assert stack.make("abort").code == 0
     process.communicate(timeout=ENDED_SECONDS)

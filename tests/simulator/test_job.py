@@ -207,10 +207,10 @@ def test_an_exported_job_carries_configuration_and_no_code(tmp_path: Path) -> No
     assert not list((tmp_path / "job").rglob("custom"))
     text = "".join(path.read_text(encoding="utf-8") for path in files)
     assert '"partition": "dirichlet0.5-seed0"' in text
-    assert "multisite.federation.executor.TrainingExecutor" in text
+    assert "multisite.job.executor.TrainingExecutor" in text
     assert "ClientAPIExecutor" not in text
     assert "multisite.tracking.receiver.WandbReceiver" in text
-    assert "multisite.federation.controller.EvaluatedFedAvg" in text
+    assert "multisite.job.controller.EvaluatedFedAvg" in text
 
 
 @pytest.mark.parametrize(("more", "place"), [((), "server"), (("--streamed_to_clients", "--no-streamed_to_server"), "client")])

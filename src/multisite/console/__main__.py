@@ -10,8 +10,8 @@ from multisite.console import cleaning, images, kits, metrics, report, submit
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.console.text import say, warn
-from multisite.federation import options as job_options
-from multisite.federation.options import OptionError
+from multisite.job import options as job_options
+from multisite.job.options import OptionError
 
 HOME = Path(os.environ.get("MULTISITE_HOME") or Path(__file__).resolve().parents[3])
 

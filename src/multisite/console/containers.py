@@ -14,10 +14,10 @@ from multisite.text import clean
 START_SECONDS = 900.0
 MOST_AT_ONCE = 4
 ONE_SHOTS = ("data", "provision")
-PROVISION = ("python", "-m", "multisite.federation.provision")
+PROVISION = ("python", "-m", "multisite.provisioning.provision")
 IMAGE_ID = re.compile("sha256:.*|[0-9a-f]{12,64}")
 PROGRESS = re.compile("(Container|Network|Volume|Image|Pod) \\S+ ")
-NEW_KITS = "new kits: "  # as `federation.provision` says it
+NEW_KITS = "new kits: "  # as `provisioning.provision` says it
 
 
 @dataclass
@@ -157,6 +157,6 @@ def as_wanted(container: Container, wanted: dict[str, str]) -> bool:
 
 
 def kits_of(said: str) -> list[str]:
-    """The services that got a new kit, from what `federation.provision` said."""
+    """The services that got a new kit, from what `provisioning.provision` said."""
     line = next((line for line in said.splitlines() if line.startswith(NEW_KITS)), NEW_KITS)
     return sorted("admin" if "@" in name else name for name in line[len(NEW_KITS) :].split(", ") if name)

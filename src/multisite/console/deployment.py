@@ -22,7 +22,7 @@ REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0
 CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
-ADMIN = ("python", "-m", "multisite.console.admin")
+ADMIN = ("python", "-m", "multisite.admin.command_line")
 CA = "docker/ca.yaml"
 
 
@@ -56,7 +56,7 @@ class Deployment:
             client_stream: move the key to the sites (True) or to the server (False); None keeps it where it is.
 
         Returns:
-            NVFlare's word on the sites, see `console.admin_commands.wait`.
+            The registered sites, by NVFlare, see `admin.commands.wait`.
 
         Raises:
             ConsoleError: a step failed; it says which, why and what to do.
@@ -175,7 +175,7 @@ class Deployment:
                 raise ConsoleError("registration", f"{culprit}: {why}; its last lines:\n{log}", f"docker compose logs {culprit}")
 
     def admin(self, *arguments: str, seconds: float = 120.0) -> list[dict[str, Any]]:
-        """Runs one command of `console.admin` in the admin container and returns its lines."""
+        """Runs one command of `admin.command_line` in the admin container and returns its lines."""
         result = self.docker.exec("admin", *ADMIN, *arguments, seconds=seconds)
         silent = {"event": "error", "message": clean((result.err.strip().splitlines() or ["no answer"])[-1])}
         return objects(result.out) or [silent]
@@ -184,7 +184,7 @@ class Deployment:
         """Participant, state, address, device, examples: the answer of `make up`.
 
         Args:
-            answer: NVFlare's word on the sites, with `registered` and `resources`.
+            answer: what `wait` returned, with `registered` and `resources`.
         """
         there = self.docker.containers()
         rows: list[tuple[str, str, str, str, str]] = []
@@ -206,7 +206,7 @@ def dataset(resources: dict[str, dict[str, Any]], alpha: float | None, seed: int
     """What the sites' shards of one partition hold: `cifar10`, or `synthetic` if any of them does.
 
     Args:
-        resources: what each site has to offer, as `federation.resources` tells it.
+        resources: what each site has to offer, as `node.resources` tells it.
         alpha: the partition's.
         seed: the partition's.
     """

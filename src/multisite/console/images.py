@@ -15,7 +15,6 @@ INPUTS = (
     "docker/Dockerfile",
     "docker/haproxy.cfg",
     "docker/install.sh",
-    "docker/no-gpu.sh",
     "docker/requirements",
     "src/multisite",
     "jobs",

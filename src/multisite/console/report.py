@@ -28,7 +28,7 @@ def progress_line(row: dict[str, Any], rounds: int, elapsed: float) -> str:
     """One site's report.
 
     Args:
-        row: see `federation.progress`.
+        row: see `job.progress`.
         rounds: of the job.
         elapsed: seconds since the first round began.
     """

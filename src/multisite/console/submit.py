@@ -18,7 +18,7 @@ from multisite.console.archive import unpack
 from multisite.console.deployment import ADMIN, Deployment, dataset
 from multisite.console.settings import ConsoleError
 from multisite.console.text import ask, objects, say
-from multisite.federation.options import JobOptions
+from multisite.job.options import JobOptions
 from multisite.text import clean
 
 RUNNING = "RUNNING"
@@ -112,7 +112,7 @@ class Following:
     started: float = 0.0
 
     def watch(self, arguments: list[str]) -> int:
-        """Runs `console.admin` with `arguments` and shows what it reports.
+        """Runs `admin.command_line` with `arguments` and shows what it reports.
 
         Returns:
             0 if the job completed, 1 if it failed, 130 if the person left it running or aborted it.

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Work:
-    """One site's evaluation and training, as `multisite.federation.client` does them."""
+    """One site's evaluation and training, as `multisite.job.client` does them."""
 
     def __init__(self, options: argparse.Namespace, site: str) -> None:
         torch.set_num_threads(int(os.environ.get("SITE_THREADS") or 1))

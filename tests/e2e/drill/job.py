@@ -65,11 +65,11 @@ class Drill:
             ]  # fmt: skip
         server = {
             "format_version": 2,
-            "workflows": [{"id": "controller", "path": "multisite.federation.controller.EvaluatedFedAvg", "args": controller}],
+            "workflows": [{"id": "controller", "path": "multisite.job.controller.EvaluatedFedAvg", "args": controller}],
             "components": [
                 {"id": "model_selector", "path": "nvflare.app_common.widgets.intime_model_selector.IntimeModelSelector",
                  "args": {"key_metric": "accuracy"}},
-                {"id": "persistor", "path": "multisite.federation.persistor.SafetensorsPersistor", "args": {}},
+                {"id": "persistor", "path": "multisite.job.persistor.SafetensorsPersistor", "args": {}},
                 *server_components,
             ],
             "server": {"task_request_interval": 0.05},
@@ -146,7 +146,7 @@ def submit_files(stack: Stack, files: dict[str, str]) -> str:
 
 def status_of(stack: Stack, job_id: str) -> str:
     """What NVFlare says of a job; empty while the server does not answer."""
-    for line in stack.execute("admin", "python", "-m", "multisite.console.admin", "jobs").text.splitlines():
+    for line in stack.execute("admin", "python", "-m", "multisite.admin.command_line", "jobs").text.splitlines():
         told = json.loads(line) if line.startswith("{") else {}
         for job in told.get("jobs", []):
             if job["job_id"] == job_id:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 CLIENT_API = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"
-OURS = "multisite.federation.executor.TrainingExecutor"
+OURS = "multisite.job.executor.TrainingExecutor"
 MARK = "/workspace/owned"  # what a job's own code would leave
 CODE = f"open('{MARK}', 'w').write('x')"
 NUMBERS = {"partition": "iid-seed0", "network": "light", "rounds": 1, "local_epochs": 1, "batch_size": 64, "lr": 0.1, "seed": 0}
@@ -30,10 +30,10 @@ def files(name: str, executor: tuple[str, dict[str, Any]], server_component: dic
     """A job folder: path -> content."""
     path, arguments = executor
     controller = {"num_clients": 1, "num_rounds": 1, "network": "light"}
-    components = [{"id": "persistor", "path": "multisite.federation.persistor.SafetensorsPersistor", "args": {}}]
+    components = [{"id": "persistor", "path": "multisite.job.persistor.SafetensorsPersistor", "args": {}}]
     server = {
         "format_version": 2,
-        "workflows": [{"id": "controller", "path": "multisite.federation.controller.EvaluatedFedAvg", "args": controller}],
+        "workflows": [{"id": "controller", "path": "multisite.job.controller.EvaluatedFedAvg", "args": controller}],
         "components": [*components, *([server_component] if server_component else [])],
     }
     client = {"format_version": 2, "executors": [{"tasks": ["*"], "executor": {"path": path, "args": arguments}}], "components": []}

@@ -17,7 +17,7 @@ from multisite.console.deployment import Deployment
 from multisite.console.docker import Container, Docker
 from multisite.console.settings import ConsoleError, Settings
 from multisite.console.submit import OTHER_SECONDS, QUIET_SECONDS, Following, events
-from multisite.federation.options import JobOptions
+from multisite.job.options import JobOptions
 
 
 class Lines:

@@ -1,0 +1,319 @@
+"""Provisioning with NVFlare's own tool: who gets which kit, when, and what a kit allows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from multisite.provisioning import policy, provision
+from multisite.provisioning.kit import KitError, read_kit, server_names
+from multisite.provisioning.provision import Provisioner, ProvisionError, effective_project
+from tests.unit.certificates import ENDED, expired_certificate
+
+PROJECT = Path(__file__).parents[3] / "project.yml"
+FOLDERS = ("server", "site-1", "site-2", "admin")
+ADMIN = "admin@multisite.example"
+EVERYBODY = ["server", "site-1", "site-2", ADMIN]
+PUBLIC = ["fl.example.org", "203.0.113.7"]
+PORT = 9002
+
+
+def project(names: list[str] | None = None, port: int = PORT, sites: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The project's own file with the settings, and more sites."""
+    content = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
+    content["participants"] += [{"name": site, "type": "client", "org": "multisite"} for site in sites]
+    return effective_project(content, PUBLIC if names is None else names, port)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Folders of one provisioned deployment."""
+
+    state: Path
+    kits: Path
+
+    def run(self, content: dict[str, Any]) -> list[str]:
+        return Provisioner(content, self.state, self.kits).run()
+
+    def certificate(self, folder: str) -> bytes:
+        return (self.kits / folder / "startup" / ("server.crt" if folder == "server" else "client.crt")).read_bytes()
+
+    def read(self, folder: str, *path: str) -> Any:
+        return json.loads(self.kits.joinpath(folder, *path).read_text(encoding="utf-8"))
+
+    def snapshot(self) -> dict[str, tuple[int, bytes]]:
+        """Time and content of every file of the kits."""
+        return {str(path.relative_to(self.kits)): (path.stat().st_mtime_ns, path.read_bytes())
+                for path in sorted(self.kits.rglob("*")) if path.is_file()}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Provisioned once; not to be changed."""
+    home = tmp_path_factory.mktemp("provisioned")
+    place = Place(home / "state", home / "kits")
+    place.state.mkdir()
+    for name in FOLDERS:
+        (place.kits / name).mkdir(parents=True)
+    assert place.run(project()) == EVERYBODY
+    return place
+
+
+@pytest.fixture
+def place(first: Place, tmp_path: Path) -> Place:
+    """A copy of the provisioned deployment, to go on from."""
+    for name in ("state", "kits"):
+        shutil.copytree(getattr(first, name), tmp_path / name)
+    return Place(tmp_path / "state", tmp_path / "kits")
+
+
+def test_every_participant_gets_its_own_kit(first: Place) -> None:
+    kits = {name: read_kit(first.kits / name) for name in FOLDERS}
+    assert {name: kit.role for name, kit in kits.items()} == {
+        "server": "server", "site-1": "client", "site-2": "client", "admin": "admin",
+    }  # fmt: skip
+    assert [kits[name].name for name in FOLDERS] == EVERYBODY
+    assert {kit.org for kit in kits.values()} == {"multisite"}
+    for kit in kits.values():
+        kit.check_valid()
+
+
+def test_no_kit_holds_the_root_key_or_anothers_key(first: Place) -> None:
+    keys = [path.read_bytes() for path in first.kits.rglob("*.key")]
+    assert len(keys) == len(set(keys)) == len(FOLDERS)
+    root_key = json.loads((first.state / "multisite" / "state" / "cert.json").read_text(encoding="utf-8"))["root_pri_key"]
+    assert "PRIVATE KEY" in root_key
+    body = root_key.splitlines()[1].encode()
+    assert not [path for path in first.kits.rglob("*") if path.is_file() and body in path.read_bytes()]
+
+
+def test_private_keys_and_the_state_are_their_owners_alone(first: Place) -> None:
+    private = [*first.kits.rglob("*.key"), *(first.state / "multisite" / "state").iterdir()]
+    assert (first.state / "multisite" / "state" / "cert.json") in private
+    assert {oct(path.stat().st_mode & 0o777) for path in private} == {"0o600"}
+
+
+def test_a_second_run_changes_nothing(place: Place) -> None:
+    before = place.snapshot()
+    assert place.run(project()) == []
+    assert place.snapshot() == before
+
+
+def test_a_second_run_does_not_ask_nvflare(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provision.subprocess, "run", lambda *_, **__: pytest.fail("nvflare was run again"))
+    assert place.run(project()) == []
+
+
+def test_a_lost_kit_is_handed_out_again_with_the_same_certificate(place: Place) -> None:
+    before = place.certificate("site-2")
+    shutil.rmtree(place.kits / "site-2")
+    (place.kits / "site-2").mkdir()
+    assert place.run(project()) == ["site-2"]
+    assert place.certificate("site-2") == before
+
+
+def test_a_new_site_gets_a_kit_and_the_others_keep_their_certificates(place: Place) -> None:
+    before = {name: place.certificate(name) for name in ("site-1", "site-2", "admin")}
+    (place.kits / "site-3").mkdir()
+    assert "site-3" in place.run(project(sites=("site-3",)))
+    assert read_kit(place.kits / "site-3").name == "site-3"
+    assert {name: place.certificate(name) for name in before} == before
+
+
+def test_a_new_site_trusts_the_root_that_the_others_trust(place: Place) -> None:
+    (place.kits / "site-3").mkdir()
+    place.run(project(sites=("site-3",)))
+    roots = {(place.kits / name / "startup" / "rootCA.pem").read_bytes() for name in (*FOLDERS, "site-3")}
+    assert len(roots) == 1
+
+
+def test_a_site_on_another_host_needs_no_folder_here(place: Place) -> None:
+    place.run(project(sites=("site-9",)))
+    assert not (place.kits / "site-9").exists()
+    (latest,) = (place.state / "multisite").glob("prod_*")
+    assert read_kit(latest / "site-9").name == "site-9"
+
+
+def test_the_public_names_are_in_the_servers_certificate(first: Place) -> None:
+    assert set(server_names(first.kits / "server")) >= {"server", *PUBLIC}
+
+
+def test_new_public_names_renew_the_servers_certificate_alone(place: Place) -> None:
+    before = {name: place.certificate(name) for name in FOLDERS}
+    assert "server" in place.run(project(["other.example.org"]))
+    names = server_names(place.kits / "server")
+    assert "other.example.org" in names
+    assert "fl.example.org" not in names
+    assert {name for name in FOLDERS if place.certificate(name) != before[name]} == {"server"}
+
+
+def test_the_port_is_in_every_kit(first: Place) -> None:
+    server = first.read("server", "startup", "fed_server.json")["servers"][0]
+    assert server["admin_port"] == PORT
+    assert server["service"]["target"] == f"server:{PORT}"
+    for name in ("site-1", "site-2", "admin"):
+        texts = [path.read_text(encoding="utf-8") for path in (first.kits / name / "startup").glob("*.json")]
+        assert any(str(PORT) in text for text in texts), name
+        assert not any("8002" in text for text in texts), name
+
+
+def test_another_port_reaches_the_kits(place: Place) -> None:
+    assert set(place.run(project(port=9100))) >= {"server", "site-1", "site-2"}
+    assert place.read("server", "startup", "fed_server.json")["servers"][0]["admin_port"] == 9100
+
+
+@pytest.mark.parametrize("name", ["server", "site-1", "site-2"])
+def test_a_kit_refuses_code_that_arrives_with_a_job(first: Place, name: str) -> None:
+    permissions = first.read(name, "local", policy.AUTHORIZATION)["permissions"]
+    assert permissions["project_admin"]["byoc"] == "none"
+    assert permissions["lead"]["byoc"] == "none"
+    assert permissions["project_admin"]["shell_commands"] == "none"
+    assert permissions["project_admin"]["submit_job"] == "any"
+
+
+@pytest.mark.parametrize("name", ["server", "site-1", "site-2"])
+def test_a_kit_allows_our_components_by_name(first: Place, name: str) -> None:
+    allowed = first.read(name, "local", policy.RESOURCES)["class_allow_list"]
+    assert set(policy.OUR_COMPONENTS) <= set(allowed)
+    assert not [entry for entry in allowed if entry in ("*", "multisite", "multisite.*")]
+
+
+@pytest.mark.parametrize("name", policy.OUR_COMPONENTS)
+def test_every_allowed_component_exists(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    __import__(module)
+    assert isinstance(getattr(sys.modules[module], attribute), type)
+
+
+def test_a_server_keeps_jobs_in_its_volume_and_notices_a_lost_site_soon(first: Place) -> None:
+    resources = first.read("server", "local", policy.RESOURCES)
+    manager = next(component for component in resources["components"] if component["id"] == "job_manager")
+    assert manager["args"]["uri_root"].startswith("/workspace/")
+    assert resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"].startswith("/workspace/")
+    assert resources["servers"][0]["heart_beat_timeout"] <= 60
+
+
+@pytest.mark.parametrize("name", ["server", "site-1", "site-2"])
+def test_every_participant_has_the_watch_that_says_when_it_is_ready(first: Place, name: str) -> None:
+    paths = [component["path"] for component in first.read(name, "local", policy.RESOURCES)["components"]]
+    assert "multisite.node.engine.NodeWatch" in paths
+
+
+def test_a_site_tells_what_it_has_to_offer(first: Place) -> None:
+    components = {component["id"]: component for component in first.read("site-1", "local", policy.RESOURCES)["components"]}
+    assert components["resource_manager"]["path"] == "multisite.node.resources.SiteResources"
+
+
+def test_a_sites_switch_allows_custom_code_for_job_submitters(first: Place) -> None:
+    authorization = first.read("site-1", "local", policy.AUTHORIZATION)
+    permissions = policy.allow_custom_code(copy.deepcopy(authorization))["permissions"]
+    assert (permissions["project_admin"]["byoc"], permissions["lead"]["byoc"]) == ("any", "any")
+    assert permissions["member"] == authorization["permissions"]["member"]
+
+
+def test_a_server_that_no_container_is_called_after_is_refused_before_anything_is_made(place: Place) -> None:
+    content = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
+    content["participants"][0]["name"] = "fl.example.org"
+    before = place.snapshot()
+    with pytest.raises(
+        ProvisionError, match=r"(?s)the server is called fl.example.org.*name: server, and SERVER_NAMES=fl.example.org"
+    ):
+        place.run(effective_project(content, [], PORT))
+    assert place.snapshot() == before
+
+
+def test_a_new_site_renews_no_kit_that_is_in_use(place: Place) -> None:
+    (place.kits / "site-3").mkdir()
+    assert place.run(project(sites=("site-3",))) == ["site-3"]
+
+
+def test_a_dry_run_says_whose_kit_would_be_new_and_changes_nothing(place: Place) -> None:
+    state = {str(path): path.stat().st_mtime_ns for path in sorted(place.state.rglob("*"))}
+    before = place.snapshot()
+    assert provision.dry_run(project(["other.example.org"]), place.state, place.kits) == ["server"]
+    assert provision.dry_run(project(), place.state, place.kits) == []
+    assert place.snapshot() == before
+    assert {str(path): path.stat().st_mtime_ns for path in sorted(place.state.rglob("*"))} == state
+
+
+def test_a_project_that_nvflare_refuses_is_an_error_with_its_words(place: Place) -> None:
+    content = project()
+    content["builders"].append({"path": "nvflare.no.such.Builder"})
+    with pytest.raises(ProvisionError, match=r"nvflare provision failed \(\d+\)") as failed:
+        place.run(content)
+    assert "next: correct project.yml" in str(failed.value)
+
+
+def test_a_failed_run_is_tried_again_by_the_next(place: Place) -> None:
+    content = project(["late.example.org"])
+    broken = copy.deepcopy(content)
+    broken["builders"].append({"path": "nvflare.no.such.Builder"})
+    with pytest.raises(ProvisionError):
+        place.run(broken)
+    assert "server" in place.run(content)
+    assert "late.example.org" in server_names(place.kits / "server")
+
+
+def test_an_expired_kit_stops_provisioning_before_anybody_gets_a_kit(place: Place) -> None:
+    (latest,) = (place.state / "multisite").glob("prod_*")
+    (latest / "site-1" / "startup" / "client.crt").write_bytes(expired_certificate("site-1", ENDED))
+    (place.kits / "server" / provision.STAMP).unlink()  # it would be handed a kit
+    with pytest.raises(KitError, match="site-1 expired on 2024-02-29"):
+        place.run(project())
+    assert not (place.kits / "server" / provision.STAMP).exists()
+
+
+# The command
+
+
+def command(place: Place, monkeypatch: pytest.MonkeyPatch, file: Path = PROJECT, **environment: str) -> int:
+    """The one-shot's exit status."""
+    for name in ("SERVER_NAMES", "SERVER_PORT"):
+        monkeypatch.setenv(name, environment.get(name, ""))
+    folders = ["--state", str(place.state), "--kits", str(place.kits)]
+    monkeypatch.setattr(sys, "argv", ["provision", "--project", str(file), *folders])
+    return provision.main()
+
+
+def test_the_commands_settings_come_from_the_environment(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ", ".join([*PUBLIC, ""])
+    assert command(place, monkeypatch, SERVER_NAMES=names, SERVER_PORT=str(PORT)) == 0
+    assert capsys.readouterr().out == "kits are up to date\n"
+
+
+@pytest.mark.parametrize("content", ["participants: [", "participants: []\n", "name: x\n", "", "a list\n", "participants: [1]\n"])
+def test_a_broken_project_file_is_exit_status_2_with_the_next_step(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    file = tmp_path / "project.yml"
+    file.write_text(content, encoding="utf-8")
+    assert command(place, monkeypatch, file) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("provision: project.yml")
+    assert "\n  next: " in message
+
+
+def test_what_is_no_yaml_is_named_by_line_and_column(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "project.yml"
+    file.write_text("name: x\nparticipants:\n  - name: server\n\ttype: server\n", encoding="utf-8")
+    assert command(place, monkeypatch, file) == 2
+    assert capsys.readouterr().err.startswith("provision: project.yml, line 4, column 1: no valid YAML (found character '\\t'")
+
+
+def test_a_missing_project_file_is_exit_status_2_that_names_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(place, monkeypatch, tmp_path / "absent.yml") == 2
+    assert "absent.yml" in capsys.readouterr().err
