@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from nvflare.utils.process_utils import spawn_process
 
+from multisite.job import messages
 from multisite.node import endings
 from multisite.node.endings import Ending, WatchedHandle
 
