@@ -25,7 +25,7 @@ SERVER_MIB, GATEWAY_MIB = 256.0, 64.0
 ROUNDS = 6
 UNITS = {"KiB": 1 / 1024, "MiB": 1.0, "GiB": 1024.0}
 LOGIN = "from multisite.admin.service import session\nwith session(20) as own: print(own.get_system_info())"
-SIGNAL = 'for p in /proc/[0-9]*; do case "$(tr "\\0" " " <$p/cmdline)" in "python -m multisite node "*) kill -$1 ${p#/proc/};; esac; done'
+SIGNAL = 'for p in /proc/[0-9]*; do case "$(tr "\\0" " " <$p/cmdline)" in "python -m multisite.node "*) kill -$1 ${p#/proc/};; esac; done'
 REACH = """
 import concurrent.futures, socket, sys
 def reached(address):

@@ -20,7 +20,7 @@ OVERLAY = """
 services:
   site-2:
     mem_limit: 1g
-    volumes: ["{home}/hostile:/hostile:ro", "{script}:/opt/multisite/multisite/federation/client.py:ro"]
+    volumes: ["{home}/hostile:/hostile:ro", "{script}:/opt/multisite/multisite/job/client.py:ro"]
 """
 ENDED_SECONDS = 120  # within which a job that can't go on has ended
 

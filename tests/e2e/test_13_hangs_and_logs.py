@@ -18,6 +18,11 @@ from tests.e2e.test_07_faults import kill_python
 
 ENDED_SECONDS = 120
 FROZEN_SECONDS = 50
+# RFC 6455, 4.1: what begins a WebSocket connection, on NVFlare's path (`nvflare/fuel/f3/drivers/aio_http_driver.py`).
+UPGRADE = (
+    b"GET /f3 HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 # Lines a round with two sites: what is written for a person, and what NVFlare writes into its file.
 MOST_LINES = {"server": 4, "site-1": 2, "site-2": 2, "admin": 1}
 MOST_FILE_LINES = 100
@@ -61,7 +66,7 @@ def test_a_job_whose_sites_are_frozen_twice_must_go_on_or_end_by_name(stack: Sta
     assert stack.submit(ROUNDS="1").code == 0
 
 
-@pytest.mark.parametrize(("service", "pattern"), [("site-2", "job-site"), ("server", "job-server")])
+@pytest.mark.parametrize(("service", "pattern"), [("site-2", "job_process site"), ("server", "job_process server")])
 def test_a_killed_process_must_be_reported_under_its_own_name(stack: Stack, service: str, pattern: str) -> None:
     process, _ = start_long_job(stack)
     kill_python(stack, service, pattern)
@@ -122,10 +127,14 @@ def connection_with_a_kit(stack: Stack, folder: Path) -> ssl.SSLSocket:
 def test_messages_before_the_handshake_must_hold_up_nobody(stack: Stack, tmp_path: Path) -> None:
     process, _ = start_long_job(stack)
     data_frame = struct.pack(">IHBBHHHH", 16, 0, 1, 0, 0, 1, 0, 0)  # nvflare/fuel/f3/sfm/prefix.py: a DATA frame of its prefix only
+    message = b"\x82\x90" + bytes(4) + data_frame  # RFC 6455, 5.2: a binary message of 16 bytes, masked with zeros
     for _ in range(5):
         with connection_with_a_kit(stack, tmp_path) as connection, contextlib.suppress(OSError):
-            connection.sendall(data_frame * 5000)
-            assert connection.recv(1) == b""  # the server has closed it
+            connection.sendall(UPGRADE)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 101")
+            connection.sendall(message * 5000)
+            while connection.recv(4096):
+                pass  # until the server has closed it
         started = time.monotonic()
         listed = jobs(stack)
         assert time.monotonic() - started < 10
