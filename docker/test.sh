@@ -39,7 +39,7 @@ console) docker/engine.sh ensure; console ;;
 bench)
     images
     docker/venv.sh
-    .venv/bin/python -m tests.bench.federation ${QUICK:+--quick}
+    .venv/bin/python -m tests.bench.federation ${QUICK:+--quick} ${PATCHES:+--patches "$PATCHES"}
     in_test_image python -m tests.bench.federation.plot results/bench/federation.json >results/bench/federation.svg
     in_test_image python -m tests.bench.training ${QUICK:+--quick}
     ;;

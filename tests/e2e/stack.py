@@ -44,11 +44,12 @@ class Stack:
     port: int
     transcript: Path
     settings: dict[str, str] = field(default_factory=dict)
+    project: Path = PROJECT  # what is copied: a checkout of this project
 
     def create(self) -> None:
         """Copies the project and writes its settings and the key."""
         for name in COPIED:
-            source = PROJECT / name
+            source = self.project / name
             target = self.home / name
             if source.is_dir():
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,8 +1,10 @@
 """`make bench`: the arms in turn, several times over; a table, a plot and the machine.
 
     .venv/bin/python -m tests.bench.federation [--quick] [--arms plain,deployment] [--sites 8 --network moderate] [--rounds N] [--out DIR]
+        [--patches each] [--other NAME=DIR:TAG ...]
 
-With more than two sites only the arms `plain` and `deployment` run.
+With more than two sites only the arms `plain` and `deployment` run. `--patches each` leaves out one of NVFlare's patches at a time, and all
+of them; `--other` adds the deployment of another checkout of this project, whose images were built with that tag.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import contextlib
 import json
 import os
 import platform
+import re
 import statistics
 import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from tests.bench.federation.arms import Arms, Job
+from multisite import nvflare_patches
+from tests.bench.federation.arms import Arms, Job, Timeline
 from tests.bench.federation.weights import largest_difference
 from tests.e2e.more_sites import more_sites
 from tests.e2e.stack import Stack, free_port
@@ -28,6 +34,7 @@ NAMES = {
     "deployment": "D: this deployment (make submit)",
 }
 FULL, QUICK = 5, 2
+Runs = dict[str, list[dict[str, float]]]
 
 
 def machine() -> str:
@@ -40,9 +47,9 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({model or platform.machine()}), {memory:.0f} GiB, Linux {platform.release()}"
 
 
-def table(figures: dict[str, list[dict[str, float]]]) -> str:
+def table(figures: Runs) -> str:
     """Markdown: a row a figure, a column an arm; median (smallest-largest) in seconds."""
-    lines = ["| seconds | " + " | ".join(NAMES[arm].split(":")[0] for arm in figures) + " |", "|---|" + "---|" * len(figures)]
+    lines = ["| seconds | " + " | ".join(arm.split(":")[0] for arm in figures) + " |", "|---|" + "---|" * len(figures)]
     for name in next(iter(figures.values()))[0]:
         cells = []
         for runs in figures.values():
@@ -52,9 +59,9 @@ def table(figures: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Runs it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--arms", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int)
@@ -62,45 +69,88 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=2)
     parser.add_argument("--network", default="upstream")
     parser.add_argument("--limit", default="6000", help="training examples of both sites")
+    parser.add_argument(
+        "--patches", choices=["each"], help="one more arm for each of NVFlare's patches, without it, and one without any"
+    )
+    parser.add_argument("--other", action="append", default=[], help="NAME=DIR:TAG, another checkout as one more arm")
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
-    options = parser.parse_args()
-    wanted = options.arms.split(",")
-    repeats = options.repeats or (QUICK if options.quick else FULL)
-    home = Path(tempfile.mkdtemp()) / "multisite"
-    home.mkdir()
-    stack = Stack(home, f"multisite-bench-{os.getpid()}", free_port(), home / "transcript.txt", {"DATA_LIMIT": options.limit})
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def deployment(home: Path, name: str, settings: dict[str, str], **more: Path) -> Iterator[Stack]:
+    """A deployment that is up."""
+    (home / name).mkdir()
+    stack = Stack(home / name, f"multisite-{name}-{os.getpid()}", free_port(), home / f"{name}.txt", settings, **more)
     stack.create()
-    figures: dict[str, list[dict[str, float]]] = {arm: [] for arm in wanted}
-    weights: dict[str, Path] = {}
-    job = Job(rounds=options.rounds, network=options.network)
-    arms = Arms(stack, job, "1", options.sites)
-    more = contextlib.ExitStack()
     try:
         up = stack.make("up", seconds=900)
         assert up.code == 0, up.text
-        if options.sites > 2:
-            more.enter_context(more_sites(stack, options.sites))
-        if "containers" in wanted:
-            arms.start_stock()
-        for repeat in range(repeats):
-            for arm in wanted:
-                line = getattr(arms, arm)()
-                figures[arm].append(line.figures())
-                if line.weights:
-                    weights[arm] = line.weights
-                told = ", ".join(f"{name} {value:.2f}" for name, value in figures[arm][-1].items())
-                print(f"{repeat + 1}/{repeats} {NAMES[arm]}: {told}", flush=True)
-        if {"plain", "deployment"} <= set(weights):
-            difference = largest_difference(weights["plain"], weights["deployment"])
-            print(f"\nlargest difference between any weight of A's and of D's final global model: {difference}")
+        yield stack
     finally:
-        arms.stop_stock()
-        more.close()
         stack.destroy()
+
+
+def chosen_arms(options: argparse.Namespace, arms: Arms, others: dict[str, Stack]) -> dict[str, Callable[[], Timeline]]:
+    """Name of the table's column -> what runs."""
+    found = {NAMES[arm]: getattr(arms, arm) for arm in options.arms.split(",")}
+    if options.patches:
+        for patch in (*nvflare_patches.NAMES, "none"):
+            found["D, PATCHES=none: no patch" if patch == "none" else f"D without {patch}: one patch less"] = partial(
+                arms.without, patch
+            )
+    for name, stack in others.items():
+        found[f"{name}: another checkout (make submit)"] = partial(arms.submit, stack)
+    return found
+
+
+def measure(arms: dict[str, Callable[[], Timeline]], repeats: int) -> tuple[Runs, dict[str, Path]]:
+    """Every arm in turn, `repeats` times; the figures, and the final weights of those that have some."""
+    figures: Runs = {arm: [] for arm in arms}
+    weights: dict[str, Path] = {}
+    for repeat in range(repeats):
+        for arm, run in arms.items():
+            line = run()
+            figures[arm].append(line.figures())
+            if line.weights:
+                weights[arm] = line.weights
+            shown = ", ".join(f"{name} {value:.2f}" for name, value in figures[arm][-1].items())
+            print(f"{repeat + 1}/{repeats} {arm}: {shown}", flush=True)
+    return figures, weights
+
+
+def main() -> None:
+    """Runs it."""
+    options = parse()
+    repeats = options.repeats or (QUICK if options.quick else FULL)
+    job = Job(rounds=options.rounds, network=options.network)
+    with contextlib.ExitStack() as running:
+        home = Path(running.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+        stack = running.enter_context(deployment(home, "bench", {"DATA_LIMIT": options.limit}))
+        others = {}
+        for name, folder, tag in (re.fullmatch(r"(\w+)=(.+):([\w.-]+)", text).groups() for text in options.other):  # type: ignore[union-attr]
+            settings = {"DATA_LIMIT": options.limit, "IMAGE_TAG": tag}
+            others[name] = running.enter_context(deployment(home, name, settings, project=Path(folder).resolve()))
+        if options.sites > 2:
+            running.enter_context(more_sites(stack, options.sites))
+        arms = Arms(stack, job, "1", options.sites)
+        if "containers" in options.arms.split(","):
+            running.callback(arms.stop_stock)
+            arms.start_stock()
+        figures, weights = measure(chosen_arms(options, arms, others), repeats)
+        plain, ours = weights.get(NAMES["plain"]), weights.get(NAMES["deployment"])
+        if plain and ours:
+            print(
+                f"\nlargest difference between any weight of A's and of D's final global model: {largest_difference(plain, ours)}"
+            )
     options.out.mkdir(parents=True, exist_ok=True)
-    told = {"machine": f"{machine()}; {repeats} runs of each, interleaved", "names": NAMES, "figures": figures}
-    (options.out / "federation.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-    print(f"\n{told['machine']}; {job}, {options.sites} sites, {options.limit} examples\n\n{table(figures)}")
+    content = {
+        "machine": f"{machine()}; {repeats} runs of each, interleaved",
+        "names": {arm: arm for arm in figures},
+        "figures": figures,
+    }
+    (options.out / "federation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    print(f"\n{content['machine']}; {job}, {options.sites} sites, {options.limit} examples\n\n{table(figures)}")
 
 
 if __name__ == "__main__":

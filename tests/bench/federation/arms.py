@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multisite.nvflare_patches import NAMES
 from tests.bench.federation import MARK
 from tests.e2e.stack import KEY, PROJECT, Stack, job_id_in
 
 HERE = Path(__file__).parent
 PARTITION = "iid-seed0"
 END_SECONDS = 600.0
+IMAGE = f"multisite-site:{os.environ.get('IMAGE_TAG') or 'local'}"
 SESSION = """
 import sys, contextlib, shutil
 from nvflare.fuel.flare_api.flare_api import new_secure_session
@@ -73,9 +76,9 @@ class Timeline:
             _, found, rest = line.partition(MARK)
             if not found:
                 continue
-            told = json.JSONDecoder().raw_decode(rest)[0]
-            if "round" in told:
-                self.add(told["site"], told["round"], told["began"], told["step"], told["ended"])
+            mark = json.JSONDecoder().raw_decode(rest)[0]
+            if "round" in mark:
+                self.add(mark["site"], mark["round"], mark["began"], mark["step"], mark["ended"])
 
     def last(self, number: int, of: dict[tuple[int, str], float]) -> float:
         """When the last site did it."""
@@ -125,7 +128,7 @@ class Arms:
         options = [text for mount in mounts for text in ("--volume", mount)]
         done = self.stack.run(
             "docker", "run", "--rm", "--init", "--network", "none", *options, "--env", "PYTHONPATH=/project:/opt/multisite",
-            "--env", f"SITE_THREADS={self.threads}", "--env", "HOME=/tmp", "--user", "1000:1000", "multisite-site:local", *command,
+            "--env", f"SITE_THREADS={self.threads}", "--env", "HOME=/tmp", "--user", "1000:1000", IMAGE, *command,
         )  # fmt: skip
         assert done.code == 0, done.text[-3000:]
         return done.text
@@ -156,7 +159,7 @@ class Arms:
         script = "chown 1000:1000 /kits && setpriv --reuid 1000 --regid 1000 --clear-groups nvflare provision -p /project/tests/bench/federation/stock-project.yml -w /kits --force"
         done = self.stack.run(
             "docker", "run", "--rm", "--user", "0", "--volume", f"{kits}:/kits", "--volume", f"{PROJECT}:/project:ro", "--env", "HOME=/tmp",
-            "multisite-site:local", "sh", "-c", script,
+            IMAGE, "sh", "-c", script,
         )  # fmt: skip
         assert done.code == 0, done.text
         up = self.stack.run("docker", "compose", "up", "--detach", **self.stock)
@@ -189,12 +192,32 @@ class Arms:
 
     def deployment(self) -> Timeline:
         """D: `make submit`."""
+        return self.submit(self.stack)
+
+    def without(self, patch: str) -> Timeline:
+        """D with one of NVFlare's patches left out, or without any: its containers are made again with that setting."""
+        others = [name for name in NAMES if name != patch]
+        self._set_patches("none" if patch == "none" or not others else ",".join(others))
+        try:
+            return self.submit(self.stack)
+        finally:
+            self._set_patches("all")
+
+    def _set_patches(self, setting: str) -> None:
+        env = self.stack.home / ".env"
+        lines = [line for line in env.read_text(encoding="utf-8").splitlines() if not line.startswith("PATCHES=")]
+        env.write_text("\n".join([*lines, f"PATCHES={setting}"]) + "\n", encoding="utf-8")
+        up = self.stack.make("up")
+        assert up.code == 0, up.text
+
+    def submit(self, stack: Stack) -> Timeline:
+        """A deployment's `make submit`, of this checkout or of another."""
         options = {"ROUNDS": self.job.rounds, "NETWORK": self.job.network, "BATCH_SIZE": self.job.batch_size, "LR": self.job.lr}
         line = Timeline(time.time())
-        done = self.stack.make("submit", **{name: str(value) for name, value in options.items()}, SEED=str(self.job.seed))
+        done = stack.make("submit", **{name: str(value) for name, value in options.items()}, SEED=str(self.job.seed))
         line.done = time.time()
         assert done.code == 0, done.text
-        results = self.stack.home / "results" / job_id_in(done.text)
+        results = stack.home / "results" / job_id_in(done.text)
         for row in json.loads((results / "rounds.json").read_text(encoding="utf-8"))["rows"]:
             if "train_seconds" in row:
                 ended = row["trained_at"]
