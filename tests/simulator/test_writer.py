@@ -65,8 +65,8 @@ class Site:
         return [row["value"] for run in self.state().runs() for row in rows(run) if "value" in row]
 
     def writer(self) -> Any:
-        writing = self.delivery._writings.get("job-1")
-        return writing.process if writing else None
+        writer = self.delivery._writers.get("job-1")
+        return writer.process if writer else None
 
     def report(self) -> dict[str, Any]:
         return self.job.report()
@@ -252,7 +252,7 @@ def test_a_site_whose_run_can_not_be_opened_waits_by_itself(site: Site, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "reason"),
     [
         ({"wandb": {"project": "p", "dir": "/tmp"}, "owner": SERVER}, "'dir' is not allowed"),
         ({"wandb": {"config": "/kit/startup/server.key"}, "owner": SERVER}, "config must be an object"),
@@ -261,7 +261,7 @@ def test_a_site_whose_run_can_not_be_opened_waits_by_itself(site: Site, monkeypa
         ({"wandb": {"project": "p"}, "owner": SERVER, "artifact": 5}, "artifact"),
     ],
 )
-def test_settings_that_no_job_may_give_are_not_delivered_by_and_are_said(site: Site, settings: dict[str, Any], told: str) -> None:
+def test_settings_that_no_job_may_give_are_not_delivered_by_and_are_said(site: Site, settings: dict[str, Any], reason: str) -> None:
     other = site.spool.job("job-2")
     save_json(other.settings_file, settings)
     log = LogWriter(other.origin("site-1").log)
@@ -270,7 +270,7 @@ def test_settings_that_no_job_may_give_are_not_delivered_by_and_are_said(site: S
     site.log(3)
     site.end()
     wait_for(lambda: site.report()["state"] == "done" and other.report()["state"] == "misconfigured")
-    assert told in other.report()["reason"]
+    assert reason in other.report()["reason"]
     done = subprocess.run([sys.executable, "-m", "multisite.tracking.writer", str(other.folder), str(site.key)], check=False)
     assert done.returncode == EXIT_SETTINGS
     assert [run["display_name"] for run in site.state().runs()] == ["site-1-n"]

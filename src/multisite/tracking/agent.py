@@ -22,7 +22,7 @@ from multisite.tracking.spool import Spool, root
 
 CHANNEL = "multisite_tracking"
 TOPIC = "records"
-BUSY_SECONDS, JOB_SECONDS, REST_SECONDS = 0.2, 0.5, 2.0  # between looks: values come; a job runs; none does
+BUSY_SECONDS, JOB_SECONDS, IDLE_SECONDS = 0.2, 0.5, 2.0  # between looks: values come; a job runs; none does
 ANSWER_SECONDS = 10.0
 
 
@@ -91,7 +91,7 @@ class TrackingAgent(FLComponent):
         while not self._stopped.wait(pause):
             try:
                 busy = forwarder.tick()
-                pause = BUSY_SECONDS if busy else JOB_SECONDS if engine.get_all_job_ids() else REST_SECONDS
+                pause = BUSY_SECONDS if busy else JOB_SECONDS if engine.get_all_job_ids() else IDLE_SECONDS
             except Exception as error:
                 self.logger.error(f"forwarding metrics: {type(error).__name__}: {error}")
                 pause = JOB_SECONDS

@@ -12,15 +12,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from multisite.tracking.files import load_json, save_json
 from multisite.tracking.forwarder import DONE
 from multisite.tracking.key import SECRET, KeyProblem, read_key
-from multisite.tracking.records import LogWriter
+from multisite.tracking.locks import POLL_SECONDS, WAIT_SECONDS
 from multisite.tracking.spool import Job, Spool
 
-TICK_SECONDS, REST_SECONDS = 0.5, 2.0  # between looks: while something can be delivered, and while nothing can
+TICK_SECONDS, IDLE_SECONDS = 0.5, 2.0  # between looks: while something can be delivered, and while nothing can
 RESTART_SECONDS = (1.0, 30.0)
-PATIENCE_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
+GIVE_UP_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
 KEEP_DAYS = 7.0
 SWEEP_SECONDS = 600.0
 FREED_JOBS = 10_000  # whose delivery is remembered, for sites that come back later
@@ -30,22 +32,22 @@ logger = logging.getLogger("multisite.tracking")
 
 
 @dataclass
-class Writing:
-    """One job's writer."""
+class WriterProcess:
+    """One job's writer: its process, if it runs, and when the next one may start."""
 
     job: Job
     process: subprocess.Popen[str] | None = None
     not_before: float = 0.0
     pause: float = RESTART_SECONDS[0]
     asked: float = 0.0
-    patient_until: float = 0.0
+    give_up_at: float = 0.0
     signature: tuple[float, ...] = ()
     settled: bool = False  # everything that is here is delivered
 
-    def rests(self) -> bool:
-        """Whether there is nothing to deliver, or nothing to be done about it for now: no key, no patience, a pause."""
+    def is_idle(self) -> bool:
+        """Whether there is nothing to deliver, or nothing to be done about it for now: no key, given up, a pause."""
         now = time.monotonic()
-        return self.settled or (self.process is None and (now < self.not_before - REST_SECONDS or now > self.patient_until))
+        return self.settled or (self.process is None and (now < self.not_before - IDLE_SECONDS or now > self.give_up_at))
 
 
 class Delivery:
@@ -54,12 +56,15 @@ class Delivery:
     def __init__(self, spool: Spool, key_file: Path = SECRET) -> None:
         """
         Raises:
-            BlockingIOError: another process delivers from this spool.
+            filelock.Timeout: another process delivers from this spool.
+            OSError: the lock can't be made.
         """
         self.spool = spool
         self.key_file = key_file
-        self._lock = LogWriter(spool.agent_lock)
-        self._writings: dict[str, Writing] = {}
+        # Started by one thread and stopped by another. Only an flock ends with its process, and is one that `is_locked` sees.
+        self._lock = FileLock(spool.agent_lock, thread_local=False, fallback_to_soft=False)
+        self._lock.acquire(timeout=WAIT_SECONDS, poll_interval=POLL_SECONDS)
+        self._writers: dict[str, WriterProcess] = {}
         self._stopped = threading.Event()
         self._swept = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True, name="wandb-delivery")
@@ -73,18 +78,18 @@ class Delivery:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
-        for writing in self._writings.values():
-            if writing.process is not None and writing.process.poll() is None:
-                writing.process.kill()
-                writing.process.wait()
-        self._lock.close()
+        for writer in self._writers.values():
+            if writer.process is not None and writer.process.poll() is None:
+                writer.process.kill()
+                writer.process.wait()
+        self._lock.release()
 
     def _run(self) -> None:
         pause = TICK_SECONDS
         while not self._stopped.wait(pause):
             try:
                 self.tick()
-                pause = REST_SECONDS if all(writing.rests() for writing in self._writings.values()) else TICK_SECONDS
+                pause = IDLE_SECONDS if all(writer.is_idle() for writer in self._writers.values()) else TICK_SECONDS
             except Exception:  # the next tick may do better; a dead thread would not
                 logger.exception("delivery to W&B")
 
@@ -94,77 +99,77 @@ class Delivery:
         for job in self.spool.jobs():
             if not job.settings_file.exists():
                 continue
-            writing = self._writings.setdefault(
-                job.id, Writing(job, asked=asked, patient_until=time.monotonic() + PATIENCE_SECONDS)
+            writer = self._writers.setdefault(
+                job.id, WriterProcess(job, asked=asked, give_up_at=time.monotonic() + GIVE_UP_SECONDS)
             )
-            if writing.asked != asked:
-                writing.asked, writing.not_before, writing.pause = asked, 0.0, RESTART_SECONDS[0]
-                writing.patient_until = time.monotonic() + PATIENCE_SECONDS
+            if writer.asked != asked:
+                writer.asked, writer.not_before, writer.pause = asked, 0.0, RESTART_SECONDS[0]
+                writer.give_up_at = time.monotonic() + GIVE_UP_SECONDS
             try:
-                self._tend(writing)
+                self._supervise(writer)
             except OSError as error:  # of this job's files: every other goes on
-                self._say(writing.job, "stalled", f"{error.strerror}: {error.filename}")
-                writing.not_before = time.monotonic() + RESTART_SECONDS[1]
+                self._set_state(writer.job, "stalled", f"{error.strerror}: {error.filename}")
+                writer.not_before = time.monotonic() + RESTART_SECONDS[1]
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             sweep(self.spool)
 
-    def _tend(self, writing: Writing) -> None:
-        if writing.settled and writing.process is None and writing.signature == writing.job.signature():
+    def _supervise(self, writer: WriterProcess) -> None:
+        if writer.settled and writer.process is None and writer.signature == writer.job.signature():
             return
         now = time.monotonic()
-        if not writing.job.is_over():
-            writing.patient_until = now + PATIENCE_SECONDS
-        if writing.process is not None:
-            code = writing.process.poll()
+        if not writer.job.is_over():
+            writer.give_up_at = now + GIVE_UP_SECONDS
+        if writer.process is not None:
+            code = writer.process.poll()
             if code is None:
-                if now > writing.patient_until:
-                    writing.process.kill()
+                if now > writer.give_up_at:
+                    writer.process.kill()
                 return
-            writing.process = None
-            writing.not_before = now + writing.pause
-            writing.pause = RESTART_SECONDS[0] if code == 0 else min(writing.pause * 2, RESTART_SECONDS[1])
-        if now < writing.not_before or now > writing.patient_until or not self._is_due(writing):
+            writer.process = None
+            writer.not_before = now + writer.pause
+            writer.pause = RESTART_SECONDS[0] if code == 0 else min(writer.pause * 2, RESTART_SECONDS[1])
+        if now < writer.not_before or now > writer.give_up_at or not self._is_due(writer):
             return
-        if misconfigured := writing.job.read_settings()[1]:
-            self._say(writing.job, "misconfigured", misconfigured)
-            writing.not_before = now + 5.0
+        if misconfigured := writer.job.read_settings()[1]:
+            self._set_state(writer.job, "misconfigured", misconfigured)
+            writer.not_before = now + 5.0
             return
         try:
             read_key(self.key_file)
         except KeyProblem as problem:
-            self._say(writing.job, "offline", str(problem))
-            writing.not_before = now + 5.0
+            self._set_state(writer.job, "offline", str(problem))
+            writer.not_before = now + 5.0
             return
-        command = [sys.executable, "-P", "-m", "multisite.tracking.writer", str(writing.job.folder), str(self.key_file)]
-        writing.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=writing.job.folder, text=True
+        command = [sys.executable, "-P", "-m", "multisite.tracking.writer", str(writer.job.folder), str(self.key_file)]
+        writer.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=writer.job.folder, text=True
         )
-        threading.Thread(target=_pass_on, args=(writing.process,), daemon=True, name=f"writer-{writing.job.id}").start()
+        threading.Thread(target=_log_output, args=(writer.process,), daemon=True, name=f"writer-{writer.job.id}").start()
 
-    def _is_due(self, writing: Writing) -> bool:
+    def _is_due(self, writer: WriterProcess) -> bool:
         """Whether rows wait here that are not delivered."""
-        origins = writing.job.origins()
-        writing.signature = writing.job.signature()
-        delivered = writing.job.delivered()
-        writing.settled = all(origin.rows() <= delivered.get(origin.name, 0) for origin in origins)
-        return not writing.settled
+        origins = writer.job.origins()
+        writer.signature = writer.job.signature()
+        delivered = writer.job.delivered()
+        writer.settled = all(origin.rows() <= delivered.get(origin.name, 0) for origin in origins)
+        return not writer.settled
 
     @staticmethod
-    def _say(job: Job, state: str, reason: str) -> None:
-        word = job.writer_word()
-        if (word.get("state"), word.get("reason")) == (state, reason):
+    def _set_state(job: Job, state: str, reason: str) -> None:
+        status = job.writer_status()
+        if (status.get("state"), status.get("reason")) == (state, reason):
             return
         logger.warning(
             "W&B: %s: %s; metrics of job %s are kept in %s; next: mend it, then make sync", state, reason, job.id, job.folder
         )
         try:
-            save_json(job.writer_file, {**word, "state": state, "reason": reason})
+            save_json(job.writer_file, {**status, "state": state, "reason": reason})
         except OSError:
             return  # the log has it
 
 
-def _pass_on(process: subprocess.Popen[str]) -> None:
+def _log_output(process: subprocess.Popen[str]) -> None:
     """The writer's lines, into this process's log."""
     assert process.stdout is not None
     for line in process.stdout:
@@ -183,19 +188,19 @@ def sweep(spool: Spool, now: float | None = None) -> list[str]:
     Returns:
         Their ids.
     """
-    gone = []
+    freed = []
     for job in list(spool.jobs()):
         try:
-            if _may_go(job, now or time.time()):
-                _remember(spool, job)
+            if _may_be_freed(job, now or time.time()):
+                _note_freed(spool, job)
                 shutil.rmtree(job.folder, ignore_errors=True)
-                gone.append(job.id)
+                freed.append(job.id)
         except OSError as error:
             logger.warning("the records of job %s stay: %s", job.id, error)
-    return gone
+    return freed
 
 
-def _may_go(job: Job, now: float) -> bool:
+def _may_be_freed(job: Job, now: float) -> bool:
     """Whether every record is delivered, and nothing has changed for `keep_days`."""
     origins = job.origins()
     if not origins or not job.is_over():
@@ -211,7 +216,7 @@ def _may_go(job: Job, now: float) -> bool:
     )
 
 
-def _remember(spool: Spool, job: Job) -> None:
+def _note_freed(spool: Spool, job: Job) -> None:
     """Notes what was delivered of the sites that sent their records here: one may come back and not know."""
     delivered = {name: account.delivered for name, account in job.accounts().items() if job.origin(name).site_json.exists()}
     if delivered:

@@ -14,7 +14,7 @@ from typing import Any
 from multisite.text import LONGEST, clean
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-# What a writer may say of itself. `misconfigured`: the job's settings are none; nothing is tried until they change.
+# What a writer may report. `misconfigured`: the job's settings are none; nothing is tried until they change.
 STATES = ("", "connecting", "online", "offline", "refused", "unreachable", "stalled", "done", "misconfigured")
 REASON_CHARACTERS = LONGEST
 NAME_SHOWN = 64  # of a name that is none
@@ -92,7 +92,7 @@ def flag(content: dict[str, Any], name: str) -> bool:
 
 
 def state_and_reason(content: dict[str, Any]) -> dict[str, str]:
-    """What a writer says of itself; both may be absent.
+    """Both may be absent.
 
     Raises:
         Damaged: an unknown state, or a reason that is no line of text.
@@ -105,24 +105,24 @@ def state_and_reason(content: dict[str, Any]) -> dict[str, str]:
     return {"state": state, "reason": reason}
 
 
-def site_word(content: dict[str, Any], most: int = COUNT) -> dict[str, Any]:
-    """`site.json`, and the same part of a message: what a site says of its log.
+def site_status(content: dict[str, Any], most: int = COUNT) -> dict[str, Any]:
+    """`site.json`, and the same part of a message: the status of a site's log.
 
     Raises:
         Damaged: a field is missing or out of range, or more is delivered than was logged.
     """
     logged = whole(content, "logged", most)
-    word = {"logged": logged, "refused": whole(content, "refused"), "closed": flag(content, "closed")}
-    word |= {"forwards": flag(content, "forwards"), "delivered": whole(content, "delivered")}
-    if word["delivered"] > logged:
+    status = {"logged": logged, "refused": whole(content, "refused"), "closed": flag(content, "closed")}
+    status |= {"forwards": flag(content, "forwards"), "delivered": whole(content, "delivered")}
+    if status["delivered"] > logged:
         raise Damaged("delivered must not be more than logged")
     for name in ("state", "reason"):
         if name not in content:
             raise Damaged(f"{name} is missing")
-    return {**word, **state_and_reason(content)}
+    return {**status, **state_and_reason(content)}
 
 
-def writer_word(content: dict[str, Any]) -> dict[str, Any]:
+def writer_status(content: dict[str, Any]) -> dict[str, Any]:
     """`writer.json`: `state`, `reason`, `url`, and `runs`: by site `id`, `delivered`, and `set_aside` where records were.
 
     Raises:
@@ -137,11 +137,11 @@ def writer_word(content: dict[str, Any]) -> dict[str, Any]:
             raise Damaged("runs must be an object of sites")
         checked[site] = {"id": clean(str(run.get("id", ""))), "delivered": whole(run, "delivered")}
         if "set_aside" in run:
-            checked[site]["set_aside"] = set_aside_word(run["set_aside"])
+            checked[site]["set_aside"] = set_aside_summary(run["set_aside"])
     return {**state_and_reason(content), "url": clean(url), "runs": checked}
 
 
-def set_aside_word(content: Any) -> dict[str, Any]:
+def set_aside_summary(content: Any) -> dict[str, Any]:
     """`count`, `first` and `last` number of the records that could not be delivered, and the first one's `reason`.
 
     Raises:
@@ -162,7 +162,7 @@ def route(content: dict[str, Any]) -> dict[str, Any]:
     return {"forwards": flag(content, "forwards")}
 
 
-def refused_word(content: dict[str, Any]) -> dict[str, Any]:
+def refused_count(content: dict[str, Any]) -> dict[str, Any]:
     """`refused.json`: how many records the disk did not take.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From a site's disk to the server's: batches, resent until the server says that they are on its disk.
+"""From a site's disk to the server's: batches, resent until the server acknowledges that they are on its disk.
 
 The server's log of a site is a copy of the first bytes of the site's. Its answer to every message is how many it has, and the next
 batch begins there: so a lost message, a lost answer and a restart of either side need no other cure than going on.
@@ -39,7 +39,7 @@ class LogUpload:
     origin: Origin
     forwards: bool
     reader: LogReader
-    known: bool = False  # whether the server has said how much it has
+    known: bool = False  # whether the server has answered how much it has
     acknowledged: dict[str, Any] = field(default_factory=dict)
     retry_at: float = 0.0
     pause: float = RETRY_SECONDS[0]
@@ -73,7 +73,7 @@ class Forwarder:
             try:
                 busy |= self._tick_job(job)
             except Exception as error:  # of this job's files, or of one answer: every other job goes on
-                self._say_problem(job, f"{type(error).__name__}: {error}")
+                self._log_problem(job, f"{type(error).__name__}: {error}")
         return busy
 
     def _tick_job(self, job: Job) -> bool:
@@ -88,7 +88,7 @@ class Forwarder:
             self._finished[job.id] = job.signature()
         return busy
 
-    def _say_problem(self, job: Job, problem: str) -> None:
+    def _log_problem(self, job: Job, problem: str) -> None:
         if self._problems.get(job.id) != problem:
             self._problems[job.id] = problem
             logger.warning("metrics of job %s stay on this site: %s; next: mend or delete %s", job.id, clean(problem), job.folder)
@@ -96,12 +96,12 @@ class Forwarder:
     def _upload(self, job: Job, origin: Origin) -> LogUpload | None:
         key = (job.id, origin.name)
         if key not in self._uploads:
-            way, problem = read_json(origin.folder / ROUTE, route)
+            found, problem = read_json(origin.folder / ROUTE, route)
             if problem:
-                self._say_problem(job, f"{origin.name}: {problem}")
-            if not way:
+                self._log_problem(job, f"{origin.name}: {problem}")
+            if not found:
                 return None
-            upload = LogUpload(job, origin, way["forwards"], LogReader(origin.log))
+            upload = LogUpload(job, origin, found["forwards"], LogReader(origin.log))
             upload.finished = (origin.folder / DONE).exists()
             self._uploads[key] = upload
         return self._uploads[key]
@@ -116,8 +116,8 @@ class Forwarder:
         if upload.known and upload.forwards:
             data = b"".join(frame(payload) for payload in upload.reader.read(BATCH_BYTES))
             self._force_to_disk(upload)
-        writer = upload.job.writer_word()
-        news = {
+        writer = upload.job.writer_status()
+        status = {  # what goes with the data; `files.site_status` checks it on the server
             "logged": account.logged,
             "refused": account.refused,
             "closed": closed,
@@ -126,12 +126,12 @@ class Forwarder:
             "state": writer.get("state", ""),
             "reason": writer.get("reason", ""),
         }
-        if data or not upload.known or news != upload.acknowledged or upload.retry_at:
-            answer = self._ask(upload, start, data, news)
+        if data or not upload.known or status != upload.acknowledged or upload.retry_at:
+            answer = self._ask(upload, start, data, status)
             if answer is None:
                 upload.reader.offset = start
                 return not upload.unknown
-            self._heed(upload, answer, news)
+            self._apply_answer(upload, answer, status)
         return not closed or bool(data) or upload.reader.unread > 0
 
     @staticmethod
@@ -145,8 +145,8 @@ class Forwarder:
                 os.close(descriptor)
             upload.synced = upload.reader.offset
 
-    def _ask(self, upload: LogUpload, start: int, data: bytes, news: dict[str, Any]) -> dict[str, Any] | None:
-        answer = self._send({"job": upload.job.id, "offset": start, "data": data, **news})
+    def _ask(self, upload: LogUpload, start: int, data: bytes, status: dict[str, Any]) -> dict[str, Any] | None:
+        answer = self._send({"job": upload.job.id, "offset": start, "data": data, **status})
         problem = "the server does not answer" if answer is None else str(answer.get("error", "")) or _malformed(answer)
         upload.unknown = bool(answer and answer.get("unknown"))
         if problem and problem != upload.problem:
@@ -163,8 +163,8 @@ class Forwarder:
         return answer
 
     @staticmethod
-    def _heed(upload: LogUpload, answer: dict[str, Any], news: dict[str, Any]) -> None:
-        upload.known, upload.acknowledged = True, news
+    def _apply_answer(upload: LogUpload, answer: dict[str, Any], status: dict[str, Any]) -> None:
+        upload.known, upload.acknowledged = True, status
         if answer.get("freed"):
             _mark_done(upload, answer["delivered"])
             return
@@ -173,10 +173,10 @@ class Forwarder:
             upload.reader = LogReader(upload.origin.log)
             while upload.reader.offset < size and upload.reader.read(min(BATCH_BYTES, size - upload.reader.offset)):
                 pass
-        if not news["closed"] or (upload.reader.unread and upload.forwards):
+        if not status["closed"] or (upload.reader.unread and upload.forwards):
             return
-        delivered = int(answer["delivered"]) if upload.forwards else int(news["delivered"])
-        if delivered >= news["logged"]:
+        delivered = int(answer["delivered"]) if upload.forwards else int(status["delivered"])
+        if delivered >= status["logged"]:
             _mark_done(upload, delivered)
         else:
             upload.retry_at = time.monotonic() + upload.poll

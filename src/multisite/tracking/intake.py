@@ -1,4 +1,4 @@
-"""The server's end of the way: what sites send is checked, bounded, and put on the disk before the answer.
+"""The server's side: what sites send is checked, bounded, and put on the disk before the answer.
 
 Whoever holds one site's kit is the sender to think of. A message is taken whole or refused by name; a job that the server does not
 know leaves nothing; what one site keeps here has a bound over all its jobs.
@@ -28,7 +28,7 @@ from multisite.tracking.files import (
     read_json,
     refusals,
     save_json,
-    site_word,
+    site_status,
     size_of,
     whole,
 )  # fmt: skip
@@ -42,8 +42,8 @@ KNOWN_JOBS = 10_000  # that are remembered to be known
 USAGE_SECONDS = 60.0  # after which what a site keeps is counted anew
 REFUSAL_SECONDS = 10.0  # between two notes of the same refusal of the same site
 UNKNOWN_JOB = "unknown job"
-WORD = ("logged", "refused", "closed", "forwards", "delivered", "state", "reason")
-FIELDS = ("job", "offset", "data", *WORD)
+STATUS_FIELDS = ("logged", "refused", "closed", "forwards", "delivered", "state", "reason")
+FIELDS = ("job", "offset", "data", *STATUS_FIELDS)
 
 Knows = Callable[[str], bool]  # a job's id -> whether the server has such a job
 
@@ -51,7 +51,7 @@ logger = logging.getLogger("multisite.tracking")
 
 
 class Refused(Exception):
-    """A message is not taken; nothing of it was written. `code` is one of few words, the message is for people."""
+    """A message is not taken; nothing of it was written. `code` names the kind of refusal, the message is for people."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -95,7 +95,7 @@ def _setting(name: str, default: int) -> int:
 
 
 def checked_message(message: Any, limits: Limits) -> tuple[dict[str, Any], str, int, bytes]:
-    """What a message says of the log, the job's id, and the batch: where it begins, and its bytes.
+    """The status of the site's log, the job's id, and the batch: where it begins, and its bytes.
 
     Raises:
         Refused: a field is missing, not known, of another type, or out of range.
@@ -114,12 +114,12 @@ def checked_message(message: Any, limits: Limits) -> tuple[dict[str, Any], str, 
             raise Damaged("job must be a job's id")
         if not isinstance(data, bytes) or len(data) > HEAD.size + MAX_RECORD_BYTES:
             raise Damaged(f"data must be bytes, {HEAD.size + MAX_RECORD_BYTES} at most")
-        word = site_word({name: message[name] for name in WORD})
-        if word["logged"] > limits.records:
+        status = site_status({name: message[name] for name in STATUS_FIELDS})
+        if status["logged"] > limits.records:
             raise Damaged(f"logged must be at most {limits.records}: METRICS_SITE_MB={limits.megabytes} can't hold more records")
     except Damaged as damaged:
         raise Refused("message", f"a malformed message: {damaged}") from None
-    return word, job, offset, data
+    return status, job, offset, data
 
 
 @dataclass
@@ -198,7 +198,7 @@ class Intake:
             return {"error": str(refused), **({"unknown": True} if refused.code == UNKNOWN_JOB else {})}
         except RecordRefused as refused:
             reason = f"the server's disk did not take them: {refused}"
-        except Exception as error:  # whatever it is, the site is to hear of it, and try again
+        except Exception as error:  # whatever it is, the site gets an answer, and tries again
             reason = f"the server failed: {type(error).__name__}: {clean(str(error))}"
         self._note_refusal(site, "server", reason)
         return {"error": reason}
@@ -210,30 +210,30 @@ class Intake:
                 sender.close(job)
 
     def _take(self, site: str, sender: Sender, message: Any) -> dict[str, Any]:
-        word, name, offset, data = checked_message(message, self.limits)
+        status, name, offset, data = checked_message(message, self.limits)
         if not (self.spool.root / name).is_dir():
-            if answer := self._answer_of_freed(name, site, word["logged"]):
+            if answer := self._answer_of_freed(name, site, status["logged"]):
                 return answer
             if not self._has_job(name):
                 raise Refused(UNKNOWN_JOB, f"the server knows no job {name}")
         self._check_limits(site, sender, name, data)
         job = Job(self.spool.root / name)
         origin = job.origin(site)
-        if load_json(origin.site_json) != word:
+        if load_json(origin.site_json) != status:
             try:
-                save_json(origin.site_json, word)
+                save_json(origin.site_json, status)
             except OSError as error:
                 raise RecordRefused(f"{origin.site_json}: {error.strerror}") from None
         sender.jobs.add(name)
-        if not word["forwards"]:
-            return {"size": len(MAGIC), "delivered": word["delivered"]}
+        if not status["forwards"]:
+            return {"size": len(MAGIC), "delivered": status["delivered"]}
         log = sender.open(name, origin.log)
         if data:
             before = log.size
             log.extend(offset, data)
             sender.bytes += log.size - before
         answer = {"size": log.size, "delivered": job.delivered().get(site, 0)}
-        if word["closed"] and log.rows >= word["logged"]:
+        if status["closed"] and log.rows >= status["logged"]:
             sender.close(name)
         return answer
 

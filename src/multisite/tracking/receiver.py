@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.app_constant import AppConstants
@@ -22,8 +23,9 @@ from nvflare.widgets.widget import Widget
 from multisite.tracking.arguments import checked_artifact, checked_axes, checked_wait_seconds, checked_wandb_args
 from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import save_json
-from multisite.tracking.records import LogWriter, RecordRefused, is_open
-from multisite.tracking.spool import HOPELESS, SERVER, Job, Spool, job_name, root
+from multisite.tracking.locks import is_locked
+from multisite.tracking.records import LogWriter, RecordRefused
+from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, root
 
 MODELS = "models"  # the folder of a run that the job's persistor writes
 AXES = {"round": "round", "global/*": "round", "sites/*": "round"}
@@ -38,7 +40,7 @@ POLL_SECONDS = 0.1
 class WandbReceiver(Widget):
     """Says how a job's metrics go to W&B, adds the server's own, and keeps the job's account.
 
-    Beside NVFlare's own `WandBReceiver`: it hears no events. Records arrive through the tracking agents, which outlive the job.
+    Beside NVFlare's own `WandBReceiver`: it handles no metric events. Records arrive through the tracking agents, which outlive the job.
     The server's own run has, a row a round: the mean over the sites of every number that they report with their model, how many
     took part, and when the model was the best so far.
     """
@@ -53,7 +55,7 @@ class WandbReceiver(Widget):
         """
         Args:
             wandb_args: arguments of `wandb.init`, of those that a job may give: `arguments.WANDB_ARGUMENTS`. WANDB_PROJECT,
-                WANDB_ENTITY and WANDB_TAGS in the server's environment come first: that is the operator's say. None: the sites
+                WANDB_ENTITY and WANDB_TAGS in the server's environment come first: that is for the operator to decide. None: the sites
                 deliver.
             axes: metric pattern -> x axis other than `step`.
             wait_seconds: how long the end of the job waits until everything is delivered; an hour at most.
@@ -96,10 +98,10 @@ class WandbReceiver(Widget):
         self._run_folder = Path(engine.get_workspace().get_run_dir(fl_ctx.get_job_id()))
         self._sites = [client.name for client in engine.get_clients()]
         try:
-            if not is_open(spool.agent_lock):  # no agent runs here (the simulator, say): this job delivers for itself
+            if not is_locked(spool.agent_lock):  # no agent runs here (the simulator, say): this job delivers for itself
                 self._own_delivery = Delivery(spool)
                 self._own_delivery.start()
-        except BlockingIOError:
+        except Timeout:
             self._own_delivery = None
         if self.wandb_args is None:
             return
@@ -176,7 +178,7 @@ class WandbReceiver(Widget):
             report = self._job.report()
             waited = time.monotonic() - started
             closed = all(report["sites"].get(site, {}).get("closed") for site in self._sites)
-            settled = (closed and not report["pending"]) or report["state"] in HOPELESS or waited > self.wait_seconds
+            settled = (closed and not report["pending"]) or report["state"] in BLOCKED or waited > self.wait_seconds
             if settled and (closed or waited > CLOSE_SECONDS):
                 return report
             time.sleep(POLL_SECONDS)

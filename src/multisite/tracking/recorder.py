@@ -19,12 +19,13 @@ from multisite.tracking import upstream
 from multisite.tracking.arguments import checked_axes, checked_flag, checked_wandb_args
 from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import ROUTE
-from multisite.tracking.records import LogWriter, RecordRefused, is_open
+from multisite.tracking.locks import is_locked
+from multisite.tracking.records import LogWriter, RecordRefused
 from multisite.tracking.spool import Origin, Spool, job_name, root
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
 GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
-COMPLAIN_SECONDS = 30.0
+LOG_SECONDS = 30.0  # between two lines about refused metrics
 REOPEN_SECONDS = 5.0
 REFUSED_BYTES = 512
 
@@ -55,7 +56,7 @@ class MetricsRecorder(Widget):
         self._log: LogWriter | None = None
         self._lock = threading.Lock()
         self._refused = 0
-        self._complained = 0.0
+        self._logged_at = 0.0
         self._opened = 0.0
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -85,7 +86,7 @@ class MetricsRecorder(Widget):
         except OSError as error:
             self.logger.error(f"the metrics of this job have no place: {self._origin.folder}: {error.strerror}; training goes on")
         self._open()
-        if not is_open(spool.agent_lock):
+        if not is_locked(spool.agent_lock):
             self.logger.warning(f"no tracking agent runs here: metrics stay in {self._origin.folder} (docs/metrics.md)")
 
     def _open(self) -> None:
@@ -94,7 +95,7 @@ class MetricsRecorder(Widget):
         try:
             self._log = LogWriter(self._origin.log)
         except (OSError, RecordRefused) as error:
-            self._complain(str(error))
+            self._log_refusal(str(error))
 
     def _take_event(self, fl_ctx: FLContext) -> None:
         data = AnalyticsData.from_dxo(from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA)), receiver=LogWriterName.WANDB)
@@ -130,11 +131,11 @@ class MetricsRecorder(Widget):
         with self._lock:
             self._refused += 1
             self._save_refused()
-        self._complain(reason)
+        self._log_refusal(reason)
 
-    def _complain(self, reason: str) -> None:
-        if time.monotonic() - self._complained > COMPLAIN_SECONDS or not self._complained:
-            self._complained = time.monotonic()
+    def _log_refusal(self, reason: str) -> None:
+        if time.monotonic() - self._logged_at > LOG_SECONDS or not self._logged_at:
+            self._logged_at = time.monotonic()
             self.logger.error(
                 f"metrics are refused on {self._site}: {reason}; {self._refused} so far. Training goes on. Next: free space on the spool's volume"
             )

@@ -7,7 +7,6 @@ one twice. A file that ends in the middle of a frame (its writer was killed, the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import struct
@@ -19,15 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multisite.tracking.locks import is_locked, lock, unlock
+
 MAGIC = b"multisite-records-1\n"
 HEAD = struct.Struct("<II")
 MAX_RECORD_BYTES = 1 << 20  # W&B drops longer lines
 LAST_SECOND = 1e11  # of a record's time: in the year 5138
 MIN_RECORD_BYTES = len("[0,0,{}]")
-OPEN_SECONDS, OPEN_POLL_SECONDS = (
-    0.5,
-    0.005,
-)  # `is_open` holds a lock for some microseconds: a writer that opens just then tries again
 
 
 class RecordDamaged(ValueError):
@@ -192,21 +189,11 @@ class LogWriter:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._lock = threading.Lock()
         try:
-            self._take_lock()
+            lock(self._descriptor)
             self.size, self.rows = self._recover()
         except OSError:
             os.close(self._descriptor)
             raise
-
-    def _take_lock(self) -> None:
-        deadline = time.monotonic() + OPEN_SECONDS
-        while True:
-            try:
-                return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(OPEN_POLL_SECONDS)
 
     def _recover(self) -> tuple[int, int]:
         if os.fstat(self._descriptor).st_size < len(MAGIC):
@@ -288,6 +275,7 @@ class LogWriter:
         """Ends it: from now on `is_open` is false."""
         with self._lock:
             if self._descriptor >= 0:
+                unlock(self._descriptor)
                 os.close(self._descriptor)
                 self._descriptor = -1
 
@@ -295,15 +283,7 @@ class LogWriter:
 def is_open(path: Path) -> bool:
     """Whether a living process has the log open for appending."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        just_made = path.stat().st_size < len(MAGIC)  # its writer locks it before it writes
     except FileNotFoundError:
         return False
-    try:
-        if os.fstat(descriptor).st_size < len(MAGIC):
-            return True  # just made: its writer locks it before it writes
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+    return just_made or is_locked(path)

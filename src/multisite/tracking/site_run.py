@@ -19,7 +19,7 @@ class SiteRun:
         self.reader = LogReader(origin.log)
         self.run: Run | None = None
         self.confirmed = 0
-        self.aside: dict[str, Any] = {}  # see `files.set_aside_word`; empty while no record was
+        self.set_aside: dict[str, Any] = {}  # see `files.set_aside_summary`; empty while no record was
         self.trouble: Refusal | None = None  # why there is no run
         self.retry_at, self.pause = 0.0, 0.0
 
@@ -33,8 +33,8 @@ class SiteRun:
         """What people should know of this site; empty if nothing."""
         if self.trouble:
             return f"{self.origin.name} waits: {self.trouble}"
-        if self.aside:
-            return f"{self.origin.name}: {self.aside['count']} records set aside, first number {self.aside['first']}: {self.aside['reason']}"
+        if self.set_aside:
+            return f"{self.origin.name}: {self.set_aside['count']} records set aside, first number {self.set_aside['first']}: {self.set_aside['reason']}"
         return ""
 
     def send_batch(self, max_bytes: int) -> int:
@@ -57,6 +57,6 @@ class SiteRun:
             self.run.log(decode(payload))
         except RecordDamaged as damaged:
             self.run.set_aside(number)
-            if number > self.aside.get("last", 0):  # or else a writer before this one has counted it
-                first = self.aside or {"count": 0, "first": number, "reason": clean(str(damaged))}
-                self.aside = {**first, "count": first["count"] + 1, "last": number}
+            if number > self.set_aside.get("last", 0):  # or else a writer before this one has counted it
+                first = self.set_aside or {"count": 0, "first": number, "reason": clean(str(damaged))}
+                self.set_aside = {**first, "count": first["count"] + 1, "last": number}

@@ -1,11 +1,13 @@
 """Where metrics are kept, on a site and on the server, and the account of them.
 
     <spool>/<job>/job.json            how the job's metrics go to W&B; only where they are delivered from
-    <spool>/<job>/writer.json         what the W&B writer last said of itself
+    <spool>/<job>/writer.json         the W&B writer's last status
     <spool>/<job>/<site>/records.log  the records; on the server a copy, whose first bytes are the site's
-    <spool>/<job>/<site>/site.json    on the server: what the site last said of its log
+    <spool>/<job>/<site>/site.json    on the server: the last status of the site's log
     <spool>/<job>/<site>/refused.json records that the disk did not take
     <spool>/<job>/model.safetensors   the final global model, until W&B has it
+    <spool>/<job>/writer.lock         held by the job's W&B writer while it runs
+    <spool>/agent.lock                held by whoever delivers from this spool
     <spool>/sync                      touched by `make sync`: try again now
     <spool>/freed.json                on the server: delivered jobs whose records were deleted, for sites that come back later
     <spool>/refusals.json             on the server: what was refused of whom, see `multisite.tracking.intake`
@@ -24,13 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from multisite.tracking.arguments import checked_settings
-from multisite.tracking.files import changed_at, checked_name, folders, read_json, refused_word, site_word, size_of, writer_word
+from multisite.tracking.files import (
+    changed_at,
+    checked_name,
+    folders,
+    read_json,
+    refused_count,
+    site_status,
+    size_of,
+    writer_status,
+)
 from multisite.tracking.records import LogReader, is_open
 
 ROOT_VARIABLE = "MULTISITE_SPOOL"
 JOB_VARIABLE = "MULTISITE_JOB"
 SERVER = "server"
-HOPELESS = ("offline", "refused", "unreachable", "misconfigured")  # states of a writer that nobody waits for
+BLOCKED = ("offline", "refused", "unreachable", "misconfigured")  # states in which a writer delivers nothing until somebody acts
 
 
 def root(workspace: str | Path) -> Path:
@@ -53,8 +64,8 @@ class Account:
         delivered: confirmed by W&B.
         refused: not taken by the site's disk.
         closed: the site logs no more.
-        set_aside: of the delivered ones, those in whose place a row only says so: they could not be sent.
-        problem: what is wrong with the files that say so.
+        set_aside: of the delivered ones, those that could not be sent: a row marks the place of each.
+        problem: what is wrong with the files that these numbers come from.
     """
 
     logged: int = 0
@@ -95,7 +106,7 @@ class Origin:
 
     @property
     def site_json(self) -> Path:
-        """What the site said, on the server."""
+        """The status of the site's log, on the server."""
         return self.folder / "site.json"
 
     @property
@@ -111,21 +122,21 @@ class Origin:
             return self._counter.count()
 
     def account(self, run: dict[str, Any]) -> Account:
-        """The account, if the writer's word of this site is `run`: `delivered` and `set_aside`, both of which may be absent."""
+        """The account, if the writer reports `run` of this site: `delivered` and `set_aside`, both of which may be absent."""
         delivered, aside = int(run.get("delivered", 0)), int(run.get("set_aside", {}).get("count", 0))
-        word, problem = read_json(self.site_json, site_word)
+        status, problem = read_json(self.site_json, site_status)
         try:
             rows = self.rows()
-            if not word:
-                refused, damaged = read_json(self.refused, refused_word)
+            if not status:
+                refused, damaged = read_json(self.refused, refused_count)
                 closed = not is_open(self.log)
                 return Account(rows, rows, min(delivered, rows), refused.get("count", 0), closed, aside, problem or damaged)
         except OSError as error:
             return Account(problem=f"{self.log.name} can't be read: {error.strerror}")
-        if not word["forwards"]:
-            return Account(word["logged"], word["logged"], word["delivered"], word["refused"], word["closed"])
-        logged = max(rows, word["logged"])
-        return Account(logged, rows, min(delivered, rows), word["refused"], word["closed"], aside)
+        if not status["forwards"]:
+            return Account(status["logged"], status["logged"], status["delivered"], status["refused"], status["closed"])
+        logged = max(rows, status["logged"])
+        return Account(logged, rows, min(delivered, rows), status["refused"], status["closed"], aside)
 
 
 @dataclass
@@ -147,7 +158,7 @@ class Job:
 
     @property
     def writer_file(self) -> Path:
-        """The W&B writer's word: `state`, `reason`, `runs` (by site: id, delivered)."""
+        """The W&B writer's status: `state`, `reason`, `runs` (by site: id, delivered)."""
         return self.folder / "writer.json"
 
     @property
@@ -164,13 +175,13 @@ class Job:
         """The settings, and what is wrong with their file."""
         return read_json(self.settings_file, checked_settings)
 
-    def writer_word(self) -> dict[str, Any]:
-        """What the writer said; empty where it said nothing, or nothing that can be read."""
-        return read_json(self.writer_file, writer_word)[0]
+    def writer_status(self) -> dict[str, Any]:
+        """The writer's last status; empty where there is none, or none that can be read."""
+        return read_json(self.writer_file, writer_status)[0]
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """What the writer said of each site's run: `id`, `delivered`, and `set_aside` where records were."""
-        return dict(self.writer_word().get("runs", {}))
+        """What the writer reports of each site's run: `id`, `delivered`, and `set_aside` where records were."""
+        return dict(self.writer_status().get("runs", {}))
 
     def origins(self) -> list[Origin]:
         """Every site that has logged, by name."""
@@ -209,8 +220,8 @@ class Job:
         """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all, `problems` of files set aside."""
         accounts = self.accounts()
         settings, misconfigured = self.read_settings()
-        word, damaged = read_json(self.writer_file, writer_word)
-        writer = word if settings or misconfigured else self._word_of_sites()
+        status, damaged = read_json(self.writer_file, writer_status)
+        writer = status if settings or misconfigured else self._status_of_sites()
         if misconfigured:
             writer = {"state": "misconfigured", "reason": misconfigured}
         problems = [f"{name}: {account.problem}" for name, account in accounts.items() if account.problem]
@@ -224,13 +235,13 @@ class Job:
             "problems": [problem for problem in (misconfigured, damaged, *problems) if problem],
         }
 
-    def _word_of_sites(self) -> dict[str, Any]:
-        """What the writers on the sites said of themselves: the first trouble, or else the first note, if there is one."""
-        words = [(origin.name, read_json(origin.site_json, site_word)[0]) for origin in self.origins()]
-        trouble = [(site, word) for site, word in words if word.get("state") in HOPELESS]
-        noted = [(site, word) for site, word in words if word.get("reason")]
-        site, word = [*trouble, *noted, *words, ("", {})][0]
-        return {"state": word.get("state", ""), "reason": f"{site}: {word['reason']}" if word.get("reason") else ""}
+    def _status_of_sites(self) -> dict[str, Any]:
+        """Of the writers on the sites: the first trouble, or else the first note, if there is one."""
+        statuses = [(origin.name, read_json(origin.site_json, site_status)[0]) for origin in self.origins()]
+        trouble = [(site, status) for site, status in statuses if status.get("state") in BLOCKED]
+        noted = [(site, status) for site, status in statuses if status.get("reason")]
+        site, status = [*trouble, *noted, *statuses, ("", {})][0]
+        return {"state": status.get("state", ""), "reason": f"{site}: {status['reason']}" if status.get("reason") else ""}
 
 
 @dataclass

@@ -15,10 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from multisite.text import clean
 from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import changed_at, read_json, refusals
-from multisite.tracking.spool import HOPELESS, Job, Spool, root
+from multisite.tracking.spool import BLOCKED, Job, Spool, root
 
 TIMEOUT_SECONDS = 300.0
 SETTLE_SECONDS = 8.0  # a writer that was just asked to try again needs that long to say that it can't
@@ -64,14 +66,14 @@ def sync(spool: Spool, timeout: float) -> list[dict[str, Any]]:
     try:
         delivery = Delivery(spool)
         delivery.start()
-    except BlockingIOError:
+    except Timeout:  # the tracking agent does
         pass
     started = time.monotonic()
     try:
         while True:
             found = reports(spool)
             waiting = [report for report in found if report["delivers"] and _deliverable(report)]
-            stuck = all(report["state"] in HOPELESS for report in waiting)
+            stuck = all(report["state"] in BLOCKED for report in waiting)
             waited = time.monotonic() - started
             if not waiting or waited > timeout or (stuck and waited > SETTLE_SECONDS):
                 return found

@@ -18,11 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from multisite.text import clean
 from multisite.tracking.backend import Backend, Refusal
 from multisite.tracking.files import save_json
 from multisite.tracking.key import SECRET, KeyProblem, read_key
-from multisite.tracking.records import LogReader, LogWriter
+from multisite.tracking.records import LogReader
 from multisite.tracking.site_run import SiteRun
 from multisite.tracking.spool import SERVER, Job, Spool
 
@@ -52,7 +54,7 @@ class JobWriter:
         self._saved: dict[str, object] = {}
         for site, run in self.job.runs().items():
             site_run = self.site_runs[site] = SiteRun(self.job.origin(site))
-            site_run.confirmed, site_run.aside = run["delivered"], run.get("set_aside", {})
+            site_run.confirmed, site_run.set_aside = run["delivered"], run.get("set_aside", {})
 
     def run(self) -> int:
         """Delivers until the job is over and everything is confirmed.
@@ -62,17 +64,17 @@ class JobWriter:
         """
         settings, problem = self.job.read_settings()
         if not settings:
-            self._say("misconfigured", problem or "job.json is missing")
+            self._set_state("misconfigured", problem or "job.json is missing")
             return EXIT_SETTINGS
         try:
             backend = self._connect(settings)
         except KeyProblem as problem:
-            self._say("offline", str(problem))
+            self._set_state("offline", str(problem))
             return EXIT_NO_KEY
         try:
             return self._deliver(backend, bool(settings["artifact"]))
         except Refusal as refusal:
-            self._say(refusal.state, str(refusal))
+            self._set_state(refusal.state, str(refusal))
             return EXIT_AGAIN
 
     def _deliver(self, backend: Backend, with_model: bool) -> int:
@@ -87,7 +89,7 @@ class JobWriter:
             if outstanding and time.monotonic() - self._confirmed_at > (1.0 if outstanding >= WINDOW_ROWS else CONFIRM_SECONDS):
                 self._confirm(backend)
             if outstanding and time.monotonic() - self._progress > STALL_SECONDS:
-                self._say("stalled", f"{backend.host} has confirmed no row for {STALL_SECONDS:.0f} s")
+                self._set_state("stalled", f"{backend.host} has confirmed no row for {STALL_SECONDS:.0f} s")
                 return EXIT_AGAIN
             if not outstanding:
                 self._progress = time.monotonic()
@@ -103,10 +105,10 @@ class JobWriter:
         while True:
             try:
                 backend = Backend(settings, self.job.id, read_key(self.key_file), self.job.folder / "wandb")
-                self._say("online", "", backend.url)
+                self._set_state("online", "", backend.url)
                 return backend
             except Refusal as refusal:
-                self._say(refusal.state, str(refusal))
+                self._set_state(refusal.state, str(refusal))
             self._wait(pause, until_sync=True)
             pause = min(pause * 2, RETRY_SECONDS[1])
 
@@ -142,13 +144,13 @@ class JobWriter:
         """Writes what is wrong with a site before the backend may confirm rows after it; says it the first time."""
         if not again:
             print(f"W&B, job {self.job.id}: {site_run.note}", flush=True)
-        self._say(self.state, self.reason)
+        self._set_state(self.state, self.reason)
 
     def _has_run(self, backend: Backend, site_run: SiteRun) -> bool:
         """Whether the site's run is open, or could be opened. One that can't be is tried again after a pause.
 
         Raises:
-            Refusal: the backend does not answer, or another writer is still heard.
+            Refusal: the backend does not answer, or rows of another writer still arrive.
         """
         if site_run.run is not None or time.monotonic() < site_run.retry_at:
             return site_run.run is not None
@@ -167,7 +169,7 @@ class JobWriter:
             self._progress += time.monotonic() - started  # nobody asked for rows meanwhile
             return False
         after = backend.rows([name]).get(name, 0)
-        if before != after:  # a writer that was killed is still heard: its last lines are on their way
+        if before != after:  # the last lines of a writer that was killed still arrive
             raise Refusal("connecting", f"the run of {name} is still being written")
         site_run.reader = LogReader(site_run.origin.log)
         site_run.reader.skip(after)
@@ -189,7 +191,7 @@ class JobWriter:
         try:
             rows = backend.rows([name for name, site_run in self.site_runs.items() if site_run.run])
         except Refusal as refusal:
-            self._say(refusal.state, str(refusal))
+            self._set_state(refusal.state, str(refusal))
             return False
         for name, count in rows.items():
             site_run = self.site_runs[name]
@@ -197,7 +199,7 @@ class JobWriter:
                 site_run.confirmed = min(count, site_run.reader.rows)
                 self._progress = time.monotonic()
                 self.state, self.reason = "online", ""
-        self._say(self.state, self.reason)
+        self._set_state(self.state, self.reason)
         return True
 
     def _finish(self, backend: Backend, with_model: bool) -> int:
@@ -213,13 +215,13 @@ class JobWriter:
             self._check_model(backend)
         if trouble := next((site_run for site_run in self.site_runs.values() if site_run.trouble), None):
             assert trouble.trouble is not None
-            self._say(trouble.trouble.state, f"{trouble.origin.name}: {trouble.trouble}")
+            self._set_state(trouble.trouble.state, f"{trouble.origin.name}: {trouble.trouble}")
             return EXIT_AGAIN
         if all(site_run.confirmed >= site_run.reader.rows for site_run in runs):
-            self._say("done" if not self._pending() else "online", "")
+            self._set_state("done" if not self._pending() else "online", "")
             return EXIT_DONE
-        if answered:  # or else what it said last is the reason
-            self._say("stalled", f"{backend.host} has not confirmed every row")
+        if answered:  # or else the last reason stands
+            self._set_state("stalled", f"{backend.host} has not confirmed every row")
         return EXIT_AGAIN
 
     def _add_model(self) -> None:
@@ -247,18 +249,17 @@ class JobWriter:
     def _pending(self) -> int:
         return sum(account.pending for account in self.job.accounts().values())
 
-    def _say(self, state: str, reason: str, url: str = "") -> None:
+    def _set_state(self, state: str, reason: str, url: str = "") -> None:
         """Writes the writer's file, and a line on stdout when the state changes."""
         if (state, reason) != (self.state, self.reason):
-            told = f": {reason}" if reason else ""
-            print(f"W&B, job {self.job.id}: {state}{told}", flush=True)
+            print(f"W&B, job {self.job.id}: {state}{f': {reason}' if reason else ''}", flush=True)
         self.state, self.reason = state, reason
         shown = clean(reason or "; ".join(site_run.note for site_run in self.site_runs.values() if site_run.note))
         runs: dict[str, dict[str, Any]] = {}
         for name, site_run in self.site_runs.items():
             runs[name] = {"id": site_run.run.id if site_run.run else "", "delivered": site_run.confirmed}
-            if site_run.aside:
-                runs[name]["set_aside"] = site_run.aside
+            if site_run.set_aside:
+                runs[name]["set_aside"] = site_run.set_aside
         content: dict[str, object] = {"state": state, "reason": shown, "url": url or self._saved.get("url", ""), "runs": runs}
         if content != self._saved:
             save_json(self.job.writer_file, content)
@@ -280,15 +281,16 @@ def main() -> int:
     """Delivers one job, unless another process does."""
     folder = Path(sys.argv[1])
     key_file = Path(sys.argv[2]) if len(sys.argv) > 2 else SECRET
+    lock = FileLock(folder / "writer.lock", fallback_to_soft=False)  # an flock: it ends with its process
     try:
-        lock = LogWriter(folder / "writer.lock")
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         print(f"W&B: another process delivers job {folder.name}", file=sys.stderr)
         return EXIT_AGAIN
     try:
         return JobWriter(folder, key_file).run()
     finally:
-        lock.close()
+        lock.release()
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ def test_a_damaged_file_of_a_site_costs_what_it_says_and_no_records(federation: 
 
 
 @pytest.mark.parametrize("answer", [{}, {"size": "x"}, {"size": None, "delivered": 0}, {"size": 20, "delivered": []}])
-def test_an_answer_that_is_none_is_said_and_the_next_one_heard(
+def test_an_answer_that_is_none_is_said_and_the_next_one_counts(
     federation: Federation, caplog: pytest.LogCaptureFixture, answer: dict[str, Any]
 ) -> None:
     federation.log_some(3)

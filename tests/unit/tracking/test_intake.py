@@ -98,7 +98,7 @@ def test_whatever_is_sent_is_answered_and_every_report_can_still_be_made(tmp_pat
 
 
 def fill(intake: Intake, site: str, job: str = JOB, batches: int = 100) -> str:
-    """Sends 100 KB a message until it is refused; returns with what words."""
+    """Sends 100 KB a message until it is refused; returns why."""
     offset, batch = len(MAGIC), records(100, 1000)
     for _ in range(batches):
         answer = intake.take(site, message(job, offset=offset, data=batch, logged=0))
@@ -111,10 +111,9 @@ def fill(intake: Intake, site: str, job: str = JOB, batches: int = 100) -> str:
 def test_a_site_keeps_no_more_megabytes_on_the_server_than_it_may(spool: Spool) -> None:
     intake = Intake(spool, any_job, SMALL)
     assert "site-1 has" in fill(intake, SITE)
-    told = fill(intake, SITE, "job-2")
-    assert "as much as METRICS_SITE_MB allows; next: make sync" in told
+    assert "as much as METRICS_SITE_MB allows; next: make sync" in fill(intake, SITE, "job-2")
     assert sum(path.stat().st_size for path in spool.root.rglob("records.log")) <= SMALL.bytes + len(MAGIC)
-    assert "error" not in intake.take(SITE, message(logged=7000))  # what it says of its log is still heard
+    assert "error" not in intake.take(SITE, message(logged=7000))  # the status of its log is still taken
     assert spool.job(JOB).accounts()[SITE].logged == 7000
     assert "error" not in intake.take(OTHER, message(logged=1, data=records(1)))
     intake.close()

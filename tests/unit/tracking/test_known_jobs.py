@@ -151,7 +151,9 @@ def sweep_delivered(line: Line, job: str, rows: int) -> None:
     assert sweep(line.server) == [job]
 
 
-def test_a_site_that_comes_back_to_a_delivered_and_deleted_job_is_told_and_the_job_does_not_rise(tmp_path: Path) -> None:
+def test_a_site_that_comes_back_to_a_delivered_and_deleted_job_is_done_with_it_and_the_job_is_not_made_again(
+    tmp_path: Path,
+) -> None:
     line = Line(tmp_path, any_job, JOB)
     line.ticks()
     sweep_delivered(line, JOB, 5)

@@ -187,6 +187,20 @@ def test_a_log_is_closed_by_the_death_of_its_process(path: Path) -> None:
     assert read_all(path) == [b"one"]
 
 
+def test_a_log_that_is_closed_is_closed_though_a_forked_process_still_has_it(path: Path) -> None:
+    log = LogWriter(path)
+    context = multiprocessing.get_context("fork")
+    ended = context.Event()
+    process = context.Process(target=ended.wait, args=(60,))
+    process.start()
+    try:
+        log.close()
+        assert not is_open(path)
+    finally:
+        ended.set()
+        process.join(30)
+
+
 def test_no_log_is_no_open_log(path: Path) -> None:
     assert not is_open(path)
     assert LogReader(path).count() == 0

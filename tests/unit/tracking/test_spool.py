@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from dataclasses import replace
@@ -12,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from multisite.text import LONGEST, clean
-from multisite.tracking import delivery, sync
-from multisite.tracking.delivery import Delivery, Writing, sweep
+from multisite.tracking import delivery
+from multisite.tracking.delivery import Delivery, WriterProcess, sweep
 from multisite.tracking.files import checked_name, load_json, save_json
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER, Account, Spool
-
-DAY = 86_400
+from tests.unit.spools import age, delivered, log, reported, settings
 
 
 @pytest.fixture
@@ -26,31 +24,10 @@ def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path / "spool")
 
 
-def log(spool: Spool, site: str, rows: int, job: str = "job-1") -> LogWriter:
-    writer = LogWriter(spool.job(job).origin(site).log)
-    for number in range(rows):
-        writer.log({"value": number}, number)
-    return writer
-
-
-def settings(spool: Spool, job: str = "job-1") -> None:
-    save_json(spool.job(job).settings_file, {"wandb": {"project": "p"}, "axes": {}, "owner": SERVER})
-
-
-def delivered(spool: Spool, job: str = "job-1", **rows: int) -> None:
-    runs = {site.replace("_", "-"): {"delivered": count} for site, count in rows.items()}
-    save_json(spool.job(job).writer_file, {"state": "online", "runs": runs})
-
-
-def told(spool: Spool, site: str, **news: object) -> None:
-    word = {"logged": 0, "refused": 0, "closed": False, "forwards": True, "delivered": 0, "state": "", "reason": ""}
-    save_json(spool.job("job-1").origin(site).site_json, {**word, **news})
-
-
 def test_what_a_site_says_it_logged_and_what_is_here_and_what_w_and_b_has_are_three_numbers(spool: Spool) -> None:
     settings(spool)
     log(spool, "site-1", 5).close()
-    told(spool, "site-1", logged=8, refused=1)
+    reported(spool, "site-1", logged=8, refused=1)
     delivered(spool, site_1=3)
     assert spool.job("job-1").accounts() == {"site-1": Account(logged=8, received=5, delivered=3, refused=1, closed=False)}
     assert spool.job("job-1").report()["pending"] == 5
@@ -72,23 +49,17 @@ def test_a_job_is_over_when_the_process_that_owns_it_has_ended(spool: Spool) -> 
 
 
 def test_where_the_sites_deliver_the_report_says_which_of_them_can_not(spool: Spool) -> None:
-    told(spool, "site-1", forwards=False, logged=4, delivered=4, state="done")
-    told(spool, "site-2", forwards=False, logged=4, delivered=0, state="refused", reason="W&B refused the API key")
+    reported(spool, "site-1", forwards=False, logged=4, delivered=4, state="done")
+    reported(spool, "site-2", forwards=False, logged=4, delivered=0, state="refused", reason="W&B refused the API key")
     report = spool.job("job-1").report()
     assert (report["state"], report["reason"], report["pending"]) == ("refused", "site-2: W&B refused the API key", 4)
 
 
 def test_where_the_sites_deliver_a_note_of_one_of_them_is_said(spool: Spool) -> None:
-    told(spool, "site-1", forwards=False, logged=4, delivered=4, state="done")
-    told(spool, "site-2", forwards=False, logged=4, delivered=4, state="done", reason="2 records set aside")
+    reported(spool, "site-1", forwards=False, logged=4, delivered=4, state="done")
+    reported(spool, "site-2", forwards=False, logged=4, delivered=4, state="done", reason="2 records set aside")
     report = spool.job("job-1").report()
     assert (report["state"], report["reason"]) == ("done", "site-2: 2 records set aside")
-
-
-def age(spool: Spool, days: float) -> None:
-    for path in spool.root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (time.time() - days * DAY,) * 2)
 
 
 def test_space_is_freed_only_for_what_was_delivered_and_only_after_the_stated_time(spool: Spool) -> None:
@@ -124,14 +95,6 @@ def test_without_a_key_nothing_is_started_and_the_reason_is_said(
     assert "no API key" in caplog.text
     assert "make sync" in caplog.text
     agent.stop()
-
-
-def test_one_process_delivers_from_a_spool(spool: Spool) -> None:
-    first = Delivery(spool)
-    with pytest.raises(BlockingIOError):
-        Delivery(spool)
-    first.stop()
-    Delivery(spool).stop()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\0b", "-" * 129, ".hidden"])
@@ -191,80 +154,18 @@ def test_two_threads_that_write_the_same_file_never_miss_it(tmp_path: Path) -> N
 
 def test_a_delivery_looks_seldom_when_it_can_do_nothing_and_often_when_it_can(tmp_path: Path) -> None:
     now = time.monotonic()
-    due = Writing(Spool(tmp_path).job("job"), patient_until=now + 60)
-    assert not due.rests()
-    assert replace(due, settled=True).rests()
-    assert replace(due, not_before=now + 5).rests()  # no key
-    assert not replace(due, not_before=now + 1).rests()  # a writer that is to start again
-    assert replace(due, patient_until=now - 1).rests()
+    due = WriterProcess(Spool(tmp_path).job("job"), give_up_at=now + 60)
+    assert not due.is_idle()
+    assert replace(due, settled=True).is_idle()
+    assert replace(due, not_before=now + 5).is_idle()  # no key
+    assert not replace(due, not_before=now + 1).is_idle()  # a writer that is to start again
+    assert replace(due, give_up_at=now - 1).is_idle()
 
 
 def test_what_we_write_is_json_whatever_the_numbers_are(tmp_path: Path) -> None:
     save_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), {"c": (1.5, -float("inf"))}], "d": 1})
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=lambda name: pytest.fail(name)) == {"a": None, "b": [None, {"c": [1.5, None]}], "d": 1}
-
-
-DAMAGED = {
-    "site-1/site.json": "site.json",
-    "site-1/refused.json": "refused.json",
-    "writer.json": "writer.json",
-    "job.json": "job.json",
-}
-CONTENTS = ["", "{", "[1]", "null", "\x00" * 64, "[" * 100_000, '{"logged": "x", "state": 5}', '{"count": -1, "runs": [], "wandb": 5, "logged": []}', '{"count": true, "runs": {"site-1": {"delivered": -5}}, "wandb": {"dir": "/"}, "logged": 1e400}']  # fmt: skip
-
-
-def beside(spool: Spool) -> None:
-    """A second job, to which nothing happens."""
-    settings(spool, "job-2")
-    log(spool, "site-1", 3, "job-2").close()
-    delivered(spool, "job-2", site_1=2)
-
-
-@pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
-@pytest.mark.parametrize(("file", "name"), DAMAGED.items())
-def test_a_file_that_is_not_what_it_must_be_is_reported_with_its_job_and_every_other_job_is_as_it_was(
-    spool: Spool,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    file: str,
-    name: str,
-    content: str,
-) -> None:
-    settings(spool)
-    log(spool, "site-1", 5).close()
-    log(spool, "site-2", 4).close()
-    delivered(spool, site_1=1, site_2=4)
-    beside(spool)
-    (spool.root / "job-1" / file).write_text(content, encoding="utf-8")
-    monkeypatch.setattr("sys.argv", ["sync", "--status", "--spool", str(spool.root)])
-    assert sync.main() == 0
-    damaged, other = sorted(json.loads(capsys.readouterr().out)["jobs"], key=lambda report: report["job_id"])
-    assert any(name in problem for problem in damaged["problems"])
-    assert all(problem.isprintable() and len(problem) < 500 for problem in damaged["problems"])
-    assert damaged["sites"]["site-1"]["logged"] == 5
-    assert damaged["sites"]["site-2"]["logged"] == 4
-    assert other["problems"] == []
-    assert (other["sites"]["site-1"]["delivered"], other["pending"]) == (2, 1)
-
-
-@pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
-@pytest.mark.parametrize("file", DAMAGED)
-def test_delivery_goes_on_beside_a_damaged_file_and_nothing_of_its_job_is_deleted(
-    spool: Spool, tmp_path: Path, file: str, content: str
-) -> None:
-    settings(spool)
-    log(spool, "site-1", 5).close()
-    told(spool, "site-1", logged=9)
-    beside(spool)
-    (spool.root / "job-1" / file).write_text(content, encoding="utf-8")
-    agent = Delivery(spool, tmp_path / "no-key")
-    agent.tick()
-    agent.stop()
-    assert spool.job("job-2").report()["state"] == "offline"
-    age(spool, 30)
-    assert sweep(spool) == []
 
 
 def test_settings_that_no_job_may_give_are_said_and_no_writer_is_started(
@@ -276,14 +177,14 @@ def test_settings_that_no_job_may_give_are_said_and_no_writer_is_started(
     agent.tick()
     assert spool.job("job-1").report()["state"] == "misconfigured"
     assert "'dir' is not allowed in a job" in caplog.text
-    assert agent._writings["job-1"].process is None
+    assert agent._writers["job-1"].process is None
     agent.stop()
 
 
 def test_a_site_that_said_more_than_is_here_keeps_its_job(spool: Spool) -> None:
     settings(spool)
     log(spool, "site-1", 3).close()
-    told(spool, "site-1", logged=3, closed=True)
+    reported(spool, "site-1", logged=3, closed=True)
     delivered(spool, site_1=3)
     spool.job("job-1").origin("site-1").site_json.write_text("{", encoding="utf-8")
     age(spool, 30)
@@ -293,7 +194,7 @@ def test_a_site_that_said_more_than_is_here_keeps_its_job(spool: Spool) -> None:
 def test_a_swept_job_is_remembered_for_sites_that_come_back(spool: Spool) -> None:
     settings(spool)
     log(spool, "site-1", 3).close()
-    told(spool, "site-1", logged=3, closed=True)
+    reported(spool, "site-1", logged=3, closed=True)
     delivered(spool, site_1=3)
     age(spool, 30)
     assert sweep(spool) == ["job-1"]
@@ -305,20 +206,3 @@ def test_what_a_site_says_is_shown_without_control_characters() -> None:
     assert shown.startswith("ab cxxx")
     assert shown.isprintable()
     assert LONGEST - 5 < len(shown) <= LONGEST  # as much as a site's reason may have
-
-
-def test_a_folder_that_can_not_be_read_is_reported_and_every_other_job_is_as_it_was(spool: Spool, tmp_path: Path) -> None:
-    settings(spool)
-    log(spool, "site-1", 5).close()
-    beside(spool)
-    folder = spool.job("job-1").origin("site-1").folder
-    folder.chmod(0)
-    try:
-        agent = Delivery(spool, tmp_path / "no-key")
-        agent.tick()
-        agent.stop()
-        reports = {report["job_id"]: report for report in sync.reports(Spool(spool.root))}
-    finally:
-        folder.chmod(0o755)
-    assert "Permission denied" in reports["job-1"]["problems"][0]
-    assert (reports["job-2"]["state"], reports["job-2"]["pending"]) == ("offline", 1)
