@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from multisite.console.docker import Container, Docker
 from multisite.console.settings import ConsoleError
+from multisite.console.text import say
 from multisite.text import clean
 
 START_SECONDS = 900.0
@@ -17,7 +18,7 @@ ONE_SHOTS = ("data", "provision")
 PROVISION = ("python", "-m", "multisite.provisioning.provision")
 IMAGE_ID = re.compile("sha256:.*|[0-9a-f]{12,64}")
 PROGRESS = re.compile("(Container|Network|Volume|Image|Pod) \\S+ ")
-NEW_KITS = "new kits: "  # as `provisioning.provision` says it
+NEW_KITS, NONE_NEW = "new kits: ", "kits are up to date"  # as `provisioning.provision` says it, in its last line
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Containers:
         )
 
     def prepare(self, standing: list[str]) -> None:
-        """Runs the one-shots, while whatever else runs is left as it is.
+        """Runs the one-shots, while whatever else runs is left as it is, and says whose kit is new and who has to be brought one.
 
         Args:
             standing: the services that run. They use what provisioning writes, so it comes last then; else both run at once.
@@ -64,17 +65,21 @@ class Containers:
             )
         there = self.docker.containers()
         one_shots = [there[name] for name in ONE_SHOTS]
-        if standing:
-            for container in one_shots:
-                self._run(container)
-            return
+        said = [self._run(container) for container in one_shots] if standing else self._run_at_once(one_shots)
+        for line in said[ONE_SHOTS.index("provision")].splitlines():
+            if line != NONE_NEW:
+                say(clean(line))
+
+    def _run_at_once(self, one_shots: list[Container]) -> list[str]:
         with ThreadPoolExecutor(len(one_shots)) as pool:
+            runs = [pool.submit(self._run, container) for container in one_shots]
             try:
-                for end in as_completed([pool.submit(self._run, container) for container in one_shots]):
+                for end in as_completed(runs):
                     end.result()
             except ConsoleError:
                 self.docker.run(["stop", "-t", "1", *(container.id for container in one_shots)])
                 raise
+            return [run.result() for run in runs]
 
     def start(self) -> None:
         """Makes the containers anew that are not as the compose files say, and starts the server, then whoever connects to it.
@@ -108,8 +113,8 @@ class Containers:
             with contextlib.suppress(ConsoleError):
                 self._run(container)
 
-    def _run(self, container: Container) -> None:
-        """Starts a container, and waits for the end of a one-shot."""
+    def _run(self, container: Container) -> str:
+        """Starts a container, and waits for the end of a one-shot, whose output is returned."""
         name = container.service
         attach = ["--attach"] if name in ONE_SHOTS else []
         result = self.docker.run(["start", *attach, container.id], seconds=START_SECONDS)
@@ -121,6 +126,7 @@ class Containers:
             words, _, advice = "\n".join(said).partition("\n  next: ")
             problem = words[len(name) + 2 :] if words.startswith(f"{name}: ") else words
             raise ConsoleError(name, problem, advice or f"docker compose logs {name}")
+        return result.out
 
     def renew(self, standing: list[str]) -> None:
         """Restarts the participants that ran on while they were given a new kit: by themselves they would, seconds after `make up`."""
@@ -138,10 +144,19 @@ class Containers:
         command = ["compose", "run", "--rm", "--no-deps", "-T", "provision", *PROVISION, "--dry-run"]
         done = self.docker.run(command)
         if done.code:
-            words = done.err[max(0, done.err.find("provision: ")) :].strip()
-            problem, _, advice = words.partition("\n  next: ")
-            raise ConsoleError("provision", problem.split(": ", 1)[-1][-2000:], advice or "correct project.yml")
+            raise provisioning_error(done.err, "correct project.yml")
         return kits_of(done.out)
+
+
+def provisioning_error(said: str, otherwise: str) -> ConsoleError:
+    """What `provisioning.provision` complained of, without Compose's progress before it.
+
+    Args:
+        said: on stderr.
+        otherwise: the next step, where it names none.
+    """
+    problem, _, advice = said[max(0, said.find("provision: ")) :].strip().partition("\n  next: ")
+    return ConsoleError("provision", problem.split(": ", 1)[-1][-2000:], advice or otherwise)
 
 
 def complaint(said: str) -> str:

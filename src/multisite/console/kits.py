@@ -6,6 +6,7 @@ import os
 import subprocess
 
 from multisite.console.archive import unpack
+from multisite.console.containers import PROVISION, provisioning_error
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.console.text import say
@@ -18,22 +19,17 @@ def export(deployment: Deployment, site: str) -> None:
     """Writes `kits/<site>` from the provisioning volume, readable by its owner only.
 
     Raises:
-        ConsoleError: project.yml has no such participant.
+        ConsoleError: project.yml has no such site, or its kit can't be read or written.
     """
     if not site:
         raise ConsoleError("kit", "no site is named", "make kit SITE=site-3 (a client of project.yml)")
-    command = [
-        "docker", "compose", "run", "--rm", "--no-deps", "-T", "provision", "sh", "-c",
-        'cd /provision/*/prod_* && [ -f "$1/startup/fed_client.json" ] && tar -cf - "$1"', "sh", site,
-    ]  # fmt: skip
+    command = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "provision", *PROVISION, f"--export={site}"]
     done = subprocess.run(
         command, cwd=deployment.settings.home, env=deployment.docker.env(), capture_output=True, timeout=COPY_SECONDS,
         check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if done.returncode:
-        raise ConsoleError(
-            "kit", f"there is no kit of a site {site}", "add it to project.yml as a client, `make up`, then this again"
-        )
+        raise provisioning_error(done.stderr.decode("utf-8", "replace"), "docker compose ps --all")
     kits = deployment.settings.home / "kits"
     kits.mkdir(mode=0o700, exist_ok=True)
     unpack(done.stdout, kits, "kit")

@@ -27,8 +27,8 @@ from multisite.job.messages import NODE_VARIABLE
 from multisite.node import endings, logs, readiness
 from multisite.node.engine import ENGINE
 from multisite.provisioning import policy
+from multisite.provisioning.handout import STAMP
 from multisite.provisioning.kit import KIT, Kit, KitError, read_kit
-from multisite.provisioning.provision import STAMP
 from multisite.tracking.spool import ROOT_VARIABLE
 
 WORKSPACE = Path("/workspace")
@@ -44,7 +44,9 @@ LARGEST_HEAD = 1 << 20  # what a result's message has beside its arrays
 REFUSED_SECONDS = 12.0  # longer than that: a link that is back gets one accepted
 # NVFlare takes these from the environment, in every process: a lost client is given up after 60 + 5 + 5 s, and a job whose server
 # part has ended waits 30 s, not 15 minutes, for a site that was lost in between.
-PATIENCE = {
+# A message is sent from a chunk of that size, however small it is: NVFlare's own is 1 MB.
+NVFLARE_SETTINGS = {
+    "NVFLARE_STREAMING_CHUNK_SIZE": str(1 << 18),
     "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5",
     "NVFLARE_DEAD_CLIENT_CHECK_LEAD_TIME": "5",
     "NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "30",
@@ -221,7 +223,7 @@ def main() -> int:
         return 2
     os.environ.setdefault(ROOT_VARIABLE, str(SPOOL))
     os.environ[NODE_VARIABLE] = kit.role
-    os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in NVFLARE_SETTINGS.items() if name not in os.environ})
     if kit.role == "server":
         os.environ["NVFLARE_STREAMING_MAX_BLOB_SIZE"] = str(most_result_bytes() + LARGEST_HEAD)
     return Node(kit).run()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from multisite.console import cleaning, running_jobs
+from multisite.console import cleaning, kits, running_jobs
 from multisite.console import deployment as deployment_module
 from multisite.console.containers import ONE_SHOTS, Containers, complaint
 from multisite.console.deployment import CLIENT_STREAM, Deployment
@@ -24,6 +25,8 @@ class StackDocker(Docker):
         failing: the service whose start fails, or `make` for Compose's making of all of them.
         stale: services that would be made anew.
         happened: what happened, in its order.
+        new_kits: what provisioning said in its last line, or would say in a dry run.
+        said: everything that it said.
     """
 
     def __init__(self, home: Path, failing: str = "", stale: Sequence[str] = (), up: bool = False) -> None:
@@ -32,7 +35,7 @@ class StackDocker(Docker):
         self.states = {name: "exited" if name in ONE_SHOTS else "running" if up else "created" for name in SERVICES}
         self.happened: list[str] = []
         self.files: list[str] = []
-        self.new_kits = ""
+        self.new_kits = self.said = ""
 
     def containers(self) -> dict[str, Container]:
         return {
@@ -60,7 +63,7 @@ class StackDocker(Docker):
         if name == self.failing:
             return Result(1, f"{name}: a broken file\n  next: another file\n", "")
         self.states[name] = "exited" if attached else "running"
-        return Result(0, "", "")
+        return Result(0, self.said if name == "provision" else "rubbish of another one\n", "")
 
     def _make(self, services: Sequence[str]) -> Result:
         self.files.append(self.env()["COMPOSE_FILE"] if "COMPOSE_FILE" in self.environment else "")
@@ -150,6 +153,45 @@ def test_who_runs_while_given_a_new_kit_is_restarted_before_make_up_returns(
     docker.new_kits = said
     Containers(docker).renew(["server", "site-1", "admin"])
     assert docker.happened == [f"{name} restarted" for name in restarted]
+
+
+@pytest.mark.parametrize("standing", [[], ["server", "site-1", "admin"]])
+def test_who_types_make_up_reads_whose_kit_is_new_and_which_site_has_to_be_brought_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], standing: list[str]
+) -> None:
+    lines = [
+        "kits are made anew: NVFlare is 2.9.1 and was 2.9.0",
+        "site-9 is on another host and needs its new kit: make kit SITE=site-9",
+        "new kits: server, site-1",
+    ]
+    docker = StackDocker(tmp_path, up=bool(standing))
+    docker.said = "\n".join(lines) + "\n"
+    Containers(docker).prepare(standing)
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_kits_that_are_up_to_date_are_not_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docker = StackDocker(tmp_path)
+    docker.said = "kits are up to date\n"
+    Containers(docker).prepare([])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_kit_is_written_from_what_provisioning_sends_and_a_refusal_keeps_its_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        said = b" Container x-provision Creating \nprovision: there is no kit of a site site-9\n  next: add it\n"
+        return subprocess.CompletedProcess(command, 2, b"", said)
+
+    monkeypatch.setattr(kits.subprocess, "run", run)
+    with pytest.raises(ConsoleError, match=r"^provision: there is no kit of a site site-9\n  next: add it$"):
+        kits.export(Deployment(Settings(tmp_path, {}), StackDocker(tmp_path)), "site-9")
+    assert commands[0][-2:] == ["multisite.provisioning.provision", "--export=site-9"]
+    assert not (tmp_path / "kits").exists()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from multisite.provisioning.provision import ProvisionError, effective_project
+from multisite.provisioning.project import ProvisionError, effective_project, scheme_of
 
 PROJECT = Path(__file__).parents[3] / "project.yml"
 
@@ -56,3 +56,33 @@ def test_a_participant_that_nvflare_would_refuse_is_named_with_the_rule_and_a_pr
 def test_a_public_name_that_is_no_host_name_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(ProvisionError, match=r"SERVER_NAMES: 'fl_x\.example\.org' is no host name"):
         effective_project(yaml.safe_load(PROJECT.read_text(encoding="utf-8")), ["fl.example.org", "fl_x.example.org"], 8002)
+
+
+def with_scheme(**arguments: Any) -> dict[str, Any]:
+    content = dict(yaml.safe_load(PROJECT.read_text(encoding="utf-8")))
+    (builder,) = (one for one in content["builders"] if one["path"].endswith("StaticFileBuilder"))
+    builder["args"] = {"connection_security": "mtls", **arguments}
+    return content
+
+
+@pytest.mark.parametrize(("arguments", "scheme"), [({}, "http"), ({"scheme": "http"}, "http"), ({"scheme": "grpc"}, "grpc")])
+def test_nvflares_http_and_grpc_are_the_schemes_that_a_project_may_have(arguments: dict[str, Any], scheme: str) -> None:
+    assert scheme_of(effective_project(with_scheme(**arguments), [], 8002)) == scheme
+
+
+@pytest.mark.parametrize(
+    ("scheme", "why"),
+    [
+        ("tcp", "one connection's TLS handshake at a time: whoever connects and says nothing keeps every site out"),
+        (" TCP", "one connection's TLS handshake at a time"),
+        ("uds", "is not one of those"),
+        (7, "is not one of those"),
+    ],
+)
+def test_another_scheme_is_refused_with_the_reason_and_the_ones_that_there_are(scheme: object, why: str) -> None:
+    with pytest.raises(ProvisionError) as refused:
+        effective_project(with_scheme(scheme=scheme), [], 8002)
+    said, _, next_step = str(refused.value).partition("\n  next: ")
+    assert said.startswith(f"project.yml: NVFlare's scheme '{scheme}' ")
+    assert why in said
+    assert next_step.startswith("scheme: http or grpc")

@@ -6,73 +6,16 @@ import copy
 import json
 import shutil
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from multisite.provisioning import policy, provision
+from multisite.provisioning.handout import STAMP
 from multisite.provisioning.kit import KitError, read_kit, server_names
-from multisite.provisioning.provision import Provisioner, ProvisionError, effective_project
+from multisite.provisioning.project import ProvisionError, effective_project
 from tests.unit.certificates import ENDED, expired_certificate
-
-PROJECT = Path(__file__).parents[3] / "project.yml"
-FOLDERS = ("server", "site-1", "site-2", "admin")
-ADMIN = "admin@multisite.example"
-EVERYBODY = ["server", "site-1", "site-2", ADMIN]
-PUBLIC = ["fl.example.org", "203.0.113.7"]
-PORT = 9002
-
-
-def project(names: list[str] | None = None, port: int = PORT, sites: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The project's own file with the settings, and more sites."""
-    content = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
-    content["participants"] += [{"name": site, "type": "client", "org": "multisite"} for site in sites]
-    return effective_project(content, PUBLIC if names is None else names, port)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Folders of one provisioned deployment."""
-
-    state: Path
-    kits: Path
-
-    def run(self, content: dict[str, Any]) -> list[str]:
-        return Provisioner(content, self.state, self.kits).run()
-
-    def certificate(self, folder: str) -> bytes:
-        return (self.kits / folder / "startup" / ("server.crt" if folder == "server" else "client.crt")).read_bytes()
-
-    def read(self, folder: str, *path: str) -> Any:
-        return json.loads(self.kits.joinpath(folder, *path).read_text(encoding="utf-8"))
-
-    def snapshot(self) -> dict[str, tuple[int, bytes]]:
-        """Time and content of every file of the kits."""
-        return {str(path.relative_to(self.kits)): (path.stat().st_mtime_ns, path.read_bytes())
-                for path in sorted(self.kits.rglob("*")) if path.is_file()}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Provisioned once; not to be changed."""
-    home = tmp_path_factory.mktemp("provisioned")
-    place = Place(home / "state", home / "kits")
-    place.state.mkdir()
-    for name in FOLDERS:
-        (place.kits / name).mkdir(parents=True)
-    assert place.run(project()) == EVERYBODY
-    return place
-
-
-@pytest.fixture
-def place(first: Place, tmp_path: Path) -> Place:
-    """A copy of the provisioned deployment, to go on from."""
-    for name in ("state", "kits"):
-        shutil.copytree(getattr(first, name), tmp_path / name)
-    return Place(tmp_path / "state", tmp_path / "kits")
+from tests.unit.provisioning.conftest import EVERYBODY, FOLDERS, PORT, PROJECT, PUBLIC, Place, project
 
 
 def test_every_participant_gets_its_own_kit(first: Place) -> None:
@@ -138,8 +81,7 @@ def test_a_new_site_trusts_the_root_that_the_others_trust(place: Place) -> None:
 def test_a_site_on_another_host_needs_no_folder_here(place: Place) -> None:
     place.run(project(sites=("site-9",)))
     assert not (place.kits / "site-9").exists()
-    (latest,) = (place.state / "multisite").glob("prod_*")
-    assert read_kit(latest / "site-9").name == "site-9"
+    assert read_kit(place.latest / "site-9").name == "site-9"
 
 
 def test_the_public_names_are_in_the_servers_certificate(first: Place) -> None:
@@ -238,8 +180,8 @@ def test_a_new_site_renews_no_kit_that_is_in_use(place: Place) -> None:
 def test_a_dry_run_says_whose_kit_would_be_new_and_changes_nothing(place: Place) -> None:
     state = {str(path): path.stat().st_mtime_ns for path in sorted(place.state.rglob("*"))}
     before = place.snapshot()
-    assert provision.dry_run(project(["other.example.org"]), place.state, place.kits) == ["server"]
-    assert provision.dry_run(project(), place.state, place.kits) == []
+    assert provision.dry_run(project(["other.example.org"]), place.state, place.kits).here == ["server"]
+    assert provision.dry_run(project(), place.state, place.kits).here == []
     assert place.snapshot() == before
     assert {str(path): path.stat().st_mtime_ns for path in sorted(place.state.rglob("*"))} == state
 
@@ -263,57 +205,8 @@ def test_a_failed_run_is_tried_again_by_the_next(place: Place) -> None:
 
 
 def test_an_expired_kit_stops_provisioning_before_anybody_gets_a_kit(place: Place) -> None:
-    (latest,) = (place.state / "multisite").glob("prod_*")
-    (latest / "site-1" / "startup" / "client.crt").write_bytes(expired_certificate("site-1", ENDED))
-    (place.kits / "server" / provision.STAMP).unlink()  # it would be handed a kit
+    (place.latest / "site-1" / "startup" / "client.crt").write_bytes(expired_certificate("site-1", ENDED))
+    (place.kits / "server" / STAMP).unlink()  # it would be handed a kit
     with pytest.raises(KitError, match="site-1 expired on 2024-02-29"):
         place.run(project())
-    assert not (place.kits / "server" / provision.STAMP).exists()
-
-
-# The command
-
-
-def command(place: Place, monkeypatch: pytest.MonkeyPatch, file: Path = PROJECT, **environment: str) -> int:
-    """The one-shot's exit status."""
-    for name in ("SERVER_NAMES", "SERVER_PORT"):
-        monkeypatch.setenv(name, environment.get(name, ""))
-    folders = ["--state", str(place.state), "--kits", str(place.kits)]
-    monkeypatch.setattr(sys, "argv", ["provision", "--project", str(file), *folders])
-    return provision.main()
-
-
-def test_the_commands_settings_come_from_the_environment(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = ", ".join([*PUBLIC, ""])
-    assert command(place, monkeypatch, SERVER_NAMES=names, SERVER_PORT=str(PORT)) == 0
-    assert capsys.readouterr().out == "kits are up to date\n"
-
-
-@pytest.mark.parametrize("content", ["participants: [", "participants: []\n", "name: x\n", "", "a list\n", "participants: [1]\n"])
-def test_a_broken_project_file_is_exit_status_2_with_the_next_step(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
-) -> None:
-    file = tmp_path / "project.yml"
-    file.write_text(content, encoding="utf-8")
-    assert command(place, monkeypatch, file) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("provision: project.yml")
-    assert "\n  next: " in message
-
-
-def test_what_is_no_yaml_is_named_by_line_and_column(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "project.yml"
-    file.write_text("name: x\nparticipants:\n  - name: server\n\ttype: server\n", encoding="utf-8")
-    assert command(place, monkeypatch, file) == 2
-    assert capsys.readouterr().err.startswith("provision: project.yml, line 4, column 1: no valid YAML (found character '\\t'")
-
-
-def test_a_missing_project_file_is_exit_status_2_that_names_it(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(place, monkeypatch, tmp_path / "absent.yml") == 2
-    assert "absent.yml" in capsys.readouterr().err
+    assert not (place.kits / "server" / STAMP).exists()
