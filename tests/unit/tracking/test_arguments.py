@@ -5,22 +5,25 @@ from __future__ import annotations
 import inspect
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import wandb
+from nvflare.apis.event_type import EventType
 
 from multisite.job.options import JobOptions
 from multisite.job.persistor import GLOBAL_MODEL
 from multisite.job.recipe import Cifar10Recipe
-from multisite.tracking.arguments import WANDB_ARGUMENTS, ArgumentRefused, checked_settings
+from multisite.tracking.arguments import WANDB_ARGUMENTS, ArgumentRefused
 from multisite.tracking.backend import with_operator_settings
 from multisite.tracking.receiver import WandbReceiver
 from multisite.tracking.recorder import MetricsRecorder
+from multisite.tracking.spool import JOB_VARIABLE, ROOT_VARIABLE, Spool
 
 COMPONENTS = [WandbReceiver, MetricsRecorder]
 OF_THE_CLIENT = sorted(set(inspect.signature(wandb.init).parameters) - set(WANDB_ARGUMENTS))
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "project": "my project",
     "entity": "team",
     "name": "run",
@@ -119,10 +122,30 @@ def test_an_artifact_is_the_plain_name_of_a_file(name: Any) -> None:
         WandbReceiver(artifact=name)
 
 
-def test_what_the_components_write_is_what_the_writer_reads() -> None:
-    receiver = WandbReceiver(EVERYTHING, {"val/*": "round"}, 30.0, GLOBAL_MODEL)
-    settings = {"wandb": receiver.wandb_args, "axes": receiver.axes, "owner": "server", "artifact": True}
-    assert checked_settings(settings) == settings
+@pytest.mark.parametrize(
+    ("component", "event", "where"),
+    [
+        (WandbReceiver(EVERYTHING, {"val/*": "round"}, 0, GLOBAL_MODEL), EventType.START_RUN, ("server", True)),
+        (MetricsRecorder(wandb_args=EVERYTHING, axes={"val/*": "round"}), EventType.ABOUT_TO_START_RUN, ("site-1", False)),
+    ],
+)
+def test_what_the_components_write_is_what_the_writer_reads(
+    component: WandbReceiver | MetricsRecorder, event: str, where: tuple[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.delenv(JOB_VARIABLE, raising=False)
+    workspace = SimpleNamespace(get_root_dir=lambda: "/nowhere", get_run_dir=lambda job: str(tmp_path / "run"))
+    engine = SimpleNamespace(get_workspace=lambda: workspace, get_clients=lambda: [])
+    context: Any = SimpleNamespace(get_engine=lambda: engine, get_job_id=lambda: "job-1", get_identity_name=lambda: "site-1")
+    component.handle_event(event, context)
+    try:
+        settings, problem = Spool(tmp_path).job("job-1").read_settings()
+    finally:
+        component.handle_event(EventType.END_RUN, context)
+    assert problem == ""
+    assert (settings["owner"], settings["artifact"]) == where
+    assert settings["axes"].items() >= {"val/*": "round"}.items()
+    assert settings["wandb"] == {**EVERYTHING, "config": {**EVERYTHING["config"], "diverged": None}}  # JSON has no NaN
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,18 @@ def test_delivery_goes_on_beside_a_damaged_file_and_nothing_of_its_job_is_delete
     assert sweep(spool) == []
 
 
+@pytest.mark.parametrize("content", ["{", None])
+def test_a_delivered_job_of_a_site_whose_status_is_damaged_is_not_deleted(spool: Spool, content: str | None) -> None:
+    settings(spool)
+    log(spool, "site-1", 3).close()
+    reported(spool, "site-1", logged=3, closed=True)
+    delivered(spool, site_1=3)
+    if content:
+        spool.job("job-1").origin("site-1").site_json.write_text(content, encoding="utf-8")
+    age(spool, 30)
+    assert sweep(spool) == ([] if content else ["job-1"])
+
+
 def test_a_folder_that_can_not_be_read_is_reported_and_every_other_job_is_as_it_was(spool: Spool, tmp_path: Path) -> None:
     settings(spool)
     log(spool, "site-1", 5).close()

@@ -13,8 +13,9 @@ from multisite.tracking import forwarder
 from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import DONE, ROUTE, Forwarder
 from multisite.tracking.intake import Intake
-from multisite.tracking.records import LogWriter, RecordRefused
+from multisite.tracking.records import MAGIC, LogWriter, RecordRefused
 from multisite.tracking.spool import Spool
+from tests.unit.metric_messages import message, records
 
 SITE = "site-1"
 
@@ -170,25 +171,18 @@ def tick(federation: Federation) -> None:
 
 @pytest.mark.parametrize("site", ["", "server", "../site-2", "a/b"])
 def test_a_name_that_is_no_site_is_refused(federation: Federation, site: str) -> None:
-    answer = federation.intake.take(site, {"job": "job-1", "offset": 0, "data": b"", "forwards": True})
-    assert "error" in answer
-    assert not list(federation.server.root.rglob("records.log"))
-
-
-@pytest.mark.parametrize(
-    "message", [{}, {"job": "../../etc"}, {"job": "job-1"}, {"job": "job-1", "forwards": True, "logged": "many"}]
-)
-def test_a_malformed_message_is_answered_with_what_is_wrong(federation: Federation, message: dict[str, Any]) -> None:
-    assert "error" in federation.intake.take(SITE, message)
+    assert federation.intake.take(site, message(logged=1, data=records(1)))["error"].endswith("is no site")
+    assert not federation.server.root.exists()
 
 
 def test_one_site_can_not_write_into_the_log_of_another(federation: Federation) -> None:
     federation.log_some(1)
     federation.settle()
     before = federation.copy()
-    message = {"job": "job-1", "offset": 20, "data": before[20:], "logged": 9, "refused": 0, "closed": False}
-    federation.intake.take("site-2", {**message, "forwards": True, "delivered": 0, "state": "", "reason": ""})
+    longer = before[len(MAGIC) :] + records(1)
+    assert "error" not in federation.intake.take("site-2", message(logged=2, data=longer))
     assert federation.copy() == before
+    assert federation.server.job("job-1").origin("site-2").rows() == 2
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"forwards": "yes"}', '{"forwards": null}', '{"way": true}'])
@@ -227,9 +221,17 @@ def test_an_answer_that_is_none_is_said_and_the_next_one_counts(
     assert "nothing is lost: the server's answer can't be used: " in caplog.text
 
 
-def test_what_a_sites_own_writer_says_reaches_the_server_as_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("reason", "reported"),
+    [("W&B refused the API key", ("refused", "site-1: W&B refused the API key")), ("no\x1b[2J key", ("", ""))],
+)
+def test_what_a_sites_own_writer_says_reaches_the_server_unless_it_is_no_line_of_text(
+    tmp_path: Path, reason: str, reported: tuple[str, str]
+) -> None:
     federation = Federation(tmp_path, forwards=False)
     federation.log_some(1)
-    (federation.job.writer_file).write_text('{"state": "refused", "reason": "no\\u001b[2J key"}', encoding="utf-8")
+    save_json(federation.job.writer_file, {"state": "refused", "reason": reason})
     federation.forwarder.tick()
-    assert federation.server.job("job-1").accounts()[SITE].logged == 1
+    report = federation.server.job("job-1").report()
+    assert (report["state"], report["reason"]) == reported
+    assert report["sites"][SITE]["logged"] == 1

@@ -67,7 +67,7 @@ def test_a_field_that_nobody_knows_is_named(spool: Spool) -> None:
 
 @pytest.mark.parametrize("sent", [None, [1, 2], "x", b"x", 5])
 def test_a_message_that_is_no_object_is_refused(spool: Spool, sent: Any) -> None:
-    assert "error" in Intake(spool, any_job).take(SITE, sent)
+    assert Intake(spool, any_job).take(SITE, sent) == {"error": "a malformed message: the message must be an object"}
     assert everything(spool) == {}
 
 
