@@ -20,10 +20,12 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import SystemComponents
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobReturnCode
 from nvflare.app_common.job_launcher.process_launcher import ProcessHandle
 from nvflare.fuel.common.exit_codes import PROCESS_EXIT_REASON
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.private.fed.server.server_engine import ServerEngine
+from nvflare.utils.process_utils import ProcessAdapter
 
 from multisite.job import messages as job_messages
 from multisite.tracking.files import checked_name
@@ -109,9 +111,32 @@ def memory_limit() -> int:
 
 
 class WatchedHandle(ProcessHandle):
-    """NVFlare's handle of a job's process, which remembers whether NVFlare ended it."""
+    """NVFlare's handle of a job's process, which remembers whether NVFlare ended it.
+
+    One thread alone waits for the process, that of `watch`: the adapter (`nvflare/utils/process_utils.py`, `wait` and `_poll_pid`) asks
+    the kernel each time, which gives the exit status once, and calls it -1 for whoever asks second.
+    """
 
     terminated = False
+
+    def __init__(self, process_adapter: ProcessAdapter) -> None:
+        super().__init__(process_adapter=process_adapter)
+        self._ended = threading.Event()
+
+    def wait_for_process(self) -> int:
+        """For the one thread that watches the process: its exit status, negative for a signal."""
+        self.adapter.wait()
+        code = self.adapter.poll() or 0
+        self._ended.set()
+        return int(code)
+
+    def wait(self) -> None:
+        """NVFlare's launcher seam: until the process has ended."""
+        self._ended.wait()
+
+    def poll(self) -> Any:
+        """NVFlare's launcher seam: what became of the job's process."""
+        return super().poll() if self._ended.is_set() else JobReturnCode.UNKNOWN
 
     def terminate(self) -> None:
         """NVFlare's launcher seam: the job was aborted, or has failed elsewhere."""
@@ -134,8 +159,7 @@ def watch(handle: WatchedHandle, job_id: str, report: Callable[[Ending], None]) 
     marker.touch()
 
     def wait() -> None:
-        handle.wait()
-        code = handle.adapter.poll() or 0
+        code = handle.wait_for_process()
         if stopping.is_set():
             # The marker stays: if this report does not arrive, the next node sends it.
             report(Ending(job_id, None, cut_off=marker.read_text(encoding="utf-8") == CUT_OFF))

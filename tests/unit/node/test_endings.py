@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nvflare.apis.event_type import EventType
+from nvflare.apis.job_launcher_spec import JobReturnCode
+from nvflare.private.fed.server.server_engine import ServerEngine
 from nvflare.utils.process_utils import spawn_process
 
 from multisite.job import messages
 from multisite.node import endings
-from multisite.node.endings import Ending, WatchedHandle
+from multisite.node.endings import Ending, ProcessEndings, WatchedHandle
 
 GIB = 1 << 30
 SECONDS = 20.0
@@ -55,6 +59,70 @@ class Watched:
     def end(self) -> Ending:
         assert self._done.wait(SECONDS)
         return self.said[0]
+
+
+class Manager:
+    """The server's job store, of one job."""
+
+    def __init__(self) -> None:
+        self.meta: dict[str, Any] = {}
+
+    def get_job(self, job_id: str, fl_ctx: object) -> Any:
+        return SimpleNamespace(meta=self.meta) if job_id == "job-1" else None
+
+    def update_meta(self, job_id: str, meta: dict[str, Any], fl_ctx: object) -> None:
+        self.meta |= meta
+
+
+class Engine:
+    """The server's engine, as far as it is asked."""
+
+    def __init__(self) -> None:
+        self.manager = Manager()
+        self.run_processes: dict[str, Any] = {}
+
+    def get_cell(self) -> object:
+        return "the cell"
+
+    def get_component(self, name: str) -> Manager:
+        return self.manager
+
+    def new_context(self) -> Any:
+        return self
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class TheServers(Engine, ServerEngine):  # type: ignore[misc]  # NVFlare is untyped
+    """As an engine of the server's, with the topics that it listens to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.topics: list[str] = []
+        self.core_cell = self
+
+    def get_cell(self) -> Any:
+        return self
+
+    def register_request_cb(self, channel: str, topic: str, cb: object) -> None:
+        self.topics.append(topic)
+
+
+def started(engine: Engine) -> None:
+    """NVFlare's event of a node that has started."""
+    context: Any = SimpleNamespace(get_engine=lambda: engine)
+    ProcessEndings().handle_event(EventType.SYSTEM_START, context)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def marker_is_gone() -> bool:
@@ -94,12 +162,7 @@ def test_a_process_that_nvflare_ended_is_nobodys_fault(cgroup: object) -> None:
     watched = Watched("import time; time.sleep(60)")
     watched.handle.terminate()
     watched.handle.wait()
-    deadline = threading.Event()
-    for _ in range(200):
-        if marker_is_gone():
-            break
-        deadline.wait(0.05)
-    assert marker_is_gone()
+    wait_until(marker_is_gone)
     assert watched.said == []
 
 
@@ -110,7 +173,9 @@ def test_a_container_that_stops_says_so_and_not_that_its_job_was_killed(cgroup: 
     assert "its container ended while the job ran" in watched.end().reason("site-1")
 
 
-def test_a_job_whose_node_died_with_it_is_found_when_the_node_starts_again(cgroup: object, tmp_path: Path) -> None:
+def test_a_job_whose_node_died_with_it_is_reported_when_the_node_starts_again(
+    cgroup: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = (
         "import sys, os, time; from pathlib import Path; from multisite.node import endings\n"
         "from nvflare.utils.process_utils import spawn_process\n"
@@ -119,7 +184,51 @@ def test_a_job_whose_node_died_with_it_is_found_when_the_node_starts_again(cgrou
         "endings.watch(handle, 'job-1', print); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
-    assert [path.name for path in endings.RUNNING.glob("*")] == ["job-1"]
+    reported = threading.Event()
+    asked: list[tuple[str, str, dict[str, Any]]] = []
+
+    def ask(cell: object, topic: str, target: str, content: dict[str, Any]) -> bool:
+        asked.append((topic, target, content))
+        reported.set()
+        return True
+
+    monkeypatch.setattr(endings.job_messages, "ask", ask)
+    started(Engine())
+    assert reported.wait(SECONDS)
+    assert asked == [(messages.ENDED, "server", asdict(Ending("job-1", None)))]
+    assert marker_is_gone()
+
+
+def test_a_server_whose_node_died_keeps_the_reason_with_the_job(cgroup: object) -> None:
+    endings.RUNNING.mkdir()
+    for name in ("job-1", "deleted"):
+        (endings.RUNNING / name).touch()
+    engine = TheServers()
+    started(engine)
+    wait_until(lambda: bool(engine.manager.meta))
+    assert "its container ended while the job ran" in engine.manager.meta[messages.ERRORS]["server"]
+    assert engine.topics == [messages.ENDED]
+    assert marker_is_gone()
+
+
+def test_whoever_waits_for_a_process_beside_the_watch_takes_its_status_from_nobody(cgroup: object) -> None:
+    """NVFlare's engine waits too, and asks meanwhile: the kernel gives a status once."""
+    watched = Watched("import time; time.sleep(0.5); raise SystemExit(3)")
+    answers: list[object] = []
+
+    def ask() -> None:
+        while (answer := watched.handle.poll()) == JobReturnCode.UNKNOWN:
+            time.sleep(0.001)
+        watched.handle.wait()
+        answers.append(answer)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert watched.end().code == 3
+    assert answers == [JobReturnCode.EXECUTION_ERROR] * 4
 
 
 def test_a_site_that_had_to_register_again_says_so(cgroup: object) -> None:
@@ -128,39 +237,6 @@ def test_a_site_that_had_to_register_again_says_so(cgroup: object) -> None:
     endings.note_cut_off()
     assert (endings.RUNNING / "job-1").read_text(encoding="utf-8") == endings.CUT_OFF
     assert "had to register again" in Ending("job-1", None, cut_off=True).reason("site-1")
-
-
-class Manager:
-    """The server's job store, of one job."""
-
-    def __init__(self) -> None:
-        self.meta: dict[str, Any] = {}
-
-    def get_job(self, job_id: str, fl_ctx: object) -> Any:
-        return SimpleNamespace(meta=self.meta) if job_id == "job-1" else None
-
-    def update_meta(self, job_id: str, meta: dict[str, Any], fl_ctx: object) -> None:
-        self.meta |= meta
-
-
-class Engine:
-    """The server's engine, as far as it is asked."""
-
-    def __init__(self) -> None:
-        self.manager = Manager()
-        self.run_processes: dict[str, Any] = {}
-
-    def get_component(self, name: str) -> Manager:
-        return self.manager
-
-    def new_context(self) -> Any:
-        return self
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def test_the_server_keeps_each_participants_first_reason_with_the_job() -> None:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobProcessArgs
+from nvflare.private.fed.client.client_executor import JobExecutor
+from nvflare.private.fed.server.server_engine import ServerEngine
 
 from multisite.node import job_launcher, job_process
 
@@ -19,9 +28,21 @@ def test_a_command_with_another_module_than_the_known_one_is_refused_by_name() -
         job_launcher.as_ours("python -m nvflare.other -m /workspace", "server")
 
 
-@pytest.mark.parametrize("role", job_process.MODULES)
-def test_nvflares_own_launchers_start_the_known_modules(role: str) -> None:
-    """Guards the pin: their command names the module that `job_process` runs, and it has the functions that are called."""
-    process = importlib.import_module(job_process.MODULES[role])
-    assert callable(process.main)
-    assert callable(process.parse_arguments)
+@pytest.mark.parametrize(
+    ("role", "launcher", "starter"),
+    [
+        ("site", job_launcher.SiteJobLauncher, JobExecutor.start_app),
+        ("server", job_launcher.ServerJobLauncher, ServerEngine._start_runner_process),
+    ],
+)
+def test_nvflares_own_launchers_start_the_known_modules(role: str, launcher: type[Any], starter: Callable[..., Any]) -> None:
+    """Guards the pin: NVFlare starts the module that `job_process` runs, and it has the functions that are called."""
+    module = job_process.MODULES[role]
+    assert f'JobProcessArgs.EXE_MODULE: ("-m", "{module}")' in inspect.getsource(starter)
+    arguments = {JobProcessArgs.EXE_MODULE: ("-m", module), JobProcessArgs.JOB_ID: ("-n", "job-1")}
+    fl_ctx = FLContext()
+    fl_ctx.set_prop(FLContextKey.JOB_PROCESS_ARGS, arguments, private=True, sticky=False)
+    assert launcher().get_command({}, fl_ctx) == f"{sys.executable} -m multisite.node.job_process {role} -n job-1"
+    process = importlib.import_module(module)
+    assert not inspect.signature(process.parse_arguments).parameters
+    assert list(inspect.signature(process.main).parameters) == ["args"]
