@@ -31,7 +31,7 @@ print(json.dumps({"descriptors": len(os.listdir(f"/proc/{node}/fd")), "folders":
 # A job as the shipped one, but for the file that it asks for as its model; by whoever may submit.
 SUBMIT = """
 import contextlib, json, pathlib, shutil, sys
-from multisite.console import admin_service
+from multisite.admin import service
 from multisite.job.options import JobOptions
 from multisite.job.recipe import Cifar10Recipe
 folder = pathlib.Path("/tmp/hostile")
@@ -42,7 +42,7 @@ content = json.loads(config.read_text())
 (receiver,) = [part for part in content["components"] if part["id"] == "wandb_receiver"]
 receiver["args"].update(json.loads(sys.argv[1]))
 config.write_text(json.dumps(content))
-with contextlib.redirect_stdout(sys.stderr), admin_service.session() as flare:
+with contextlib.redirect_stdout(sys.stderr), service.session() as flare:
     print(flare.submit_job(str(next(folder.iterdir()))), file=sys.__stdout__)
 """
 

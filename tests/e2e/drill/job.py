@@ -17,8 +17,8 @@ from tests.wandb_backend.client import BackendState, rows
 WANDB = {"project": "drill", "name": "drill"}
 SUBMIT = """
 import sys, contextlib
-from multisite.console import admin_service
-with contextlib.redirect_stdout(sys.stderr), admin_service.session() as flare:
+from multisite.admin import service
+with contextlib.redirect_stdout(sys.stderr), service.session() as flare:
     print(flare.submit_job("/tmp/drill"), file=sys.__stdout__)
 """
 
