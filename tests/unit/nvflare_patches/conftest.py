@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from nvflare.app_common.executors.client_api import in_process_backend
@@ -15,6 +15,13 @@ REPLACED = (  # everything that the patches set in NVFlare
     (ConnManager, "process_frame"),
     (ConnManager, "update_endpoint"),
 )
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _leaves_nvflare_as_it_was() -> Iterator[None]:
+    before = [getattr(owner, name) for owner, name in REPLACED]
+    yield
+    assert [getattr(owner, name) for owner, name in REPLACED] == before, "a test has left a patch in NVFlare"
 
 
 @pytest.fixture

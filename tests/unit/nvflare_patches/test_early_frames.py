@@ -51,7 +51,7 @@ def hello(name: str = "site-1") -> bytes:
 
 
 class Held(ThreadPoolExecutor):
-    """Runs what it is given when it is told to, in the order that it is told: threads may take any."""
+    """Runs what it is given when the test releases it, in the order that the test chooses: threads may take any."""
 
     def __init__(self) -> None:
         super().__init__(1)
