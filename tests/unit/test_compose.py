@@ -12,6 +12,7 @@ import yaml
 HOME = Path(__file__).parents[2]
 DOCKER = HOME / "docker"
 SITES = ("site-1", "site-2")
+INTERNAL = (*SITES, "admin", "gateway")
 GATEWAY = (
     "GATEWAY_CONNECTIONS", "GATEWAY_SERVER_CONNECTIONS", "GATEWAY_PER_ADDRESS", "GATEWAY_RATE", "GATEWAY_HELLO_SECONDS",
 )  # fmt: skip
@@ -92,13 +93,17 @@ def test_an_image_is_never_pulled(name: str) -> None:
     assert EVERY[name]["pull_policy"] == "never"
 
 
+def test_every_network_is_internal_but_the_ones_for_egress_and_the_published_port() -> None:
+    assert {name for name, network in COMPOSE["networks"].items() if (network or {}).get("internal") is True} == set(INTERNAL)
+    assert set(COMPOSE["networks"]) - set(INTERNAL) == {"egress", "published"}
+
+
 @pytest.mark.parametrize("name", [*SITES, "admin"])
-def test_the_networks_of_sites_and_admin_lead_nowhere_else(name: str) -> None:
-    assert COMPOSE["networks"][name]["internal"] is True
+def test_sites_and_admin_have_no_network_but_their_own(name: str) -> None:
     assert SERVICES[name]["networks"] == [name]
 
 
-@pytest.mark.parametrize("name", [name for name, network in COMPOSE["networks"].items() if (network or {}).get("internal")])
+@pytest.mark.parametrize("name", INTERNAL)
 def test_the_host_has_no_address_on_an_internal_network(name: str) -> None:
     """With one, whatever listens on 0.0.0.0 of the host is open to its containers."""
     assert COMPOSE["networks"][name]["driver_opts"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
@@ -208,12 +213,12 @@ def test_streaming_from_clients_takes_the_key_from_the_server_and_gives_it_to_ea
         assert STREAM["services"][site]["secrets"] == ["wandb_api_key"]
 
 
-def test_streaming_from_clients_moves_the_way_out_from_the_server_to_each_site() -> None:
+def test_streaming_from_clients_moves_the_egress_network_from_the_server_to_each_site() -> None:
     networks = {name: service["networks"] for name, service in STREAM["services"].items()}
     assert {str(value) for value in networks.values()} == {"override"}
     assert networks["server"].content == [name for name in SERVICES["server"]["networks"] if name != "egress"]
-    ways_out = [set(networks[site].content) - {site} for site in SITES]
     assert all(site in networks[site].content for site in SITES)
-    assert all(len(way) == 1 for way in ways_out)
-    assert not ways_out[0] & ways_out[1]
-    assert set().union(*ways_out) == set(STREAM["networks"])
+    first, second = (set(networks[site].content) - {site} for site in SITES)
+    assert (len(first), len(second)) == (1, 1)
+    assert first != second
+    assert first | second == set(STREAM["networks"])

@@ -198,7 +198,7 @@ def test_a_compressed_body_is_read(url: str) -> None:
     assert BackendState.fetch(url).rows("r1") == [{"a": 1}]
 
 
-def test_a_resumed_run_is_told_how_many_lines_are_known(url: str) -> None:
+def test_a_resumed_run_gets_the_number_of_lines_that_are_known(url: str) -> None:
     query = "query RunResumeStatus($name: String!) { model }"
     where = {"entity": "team", "project": "fl", "name": "r1"}
     assert graphql(url, query, **where)["model"]["bucket"] is None
@@ -289,6 +289,6 @@ def test_waiting_gives_up_in_time(url: str) -> None:
 def test_keys_come_from_a_file_and_from_the_command_line(tmp_path: Path) -> None:
     keys_file = tmp_path / "keys"
     keys_file.write_text(f"# sites\n\n{KEY}=site-1\n", encoding="utf-8")
-    ring = KeyRing.load(keys_file, f"{STRANGER}=site-2")
-    assert len(ring) == 2
-    assert [ring.identify(f"Bearer {key}", "ip").label for key in (KEY, STRANGER)] == ["site-1", "site-2"]
+    keys = KeyRing.load(keys_file, f"{STRANGER}=site-2")
+    assert len(keys) == 2
+    assert [keys.identify(f"Bearer {key}", "ip").label for key in (KEY, STRANGER)] == ["site-1", "site-2"]

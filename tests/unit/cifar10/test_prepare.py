@@ -244,9 +244,9 @@ def test_auto_without_a_copy_and_without_network_stands_in_synthetic_data_in_cap
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path / "out", data_source="auto") == 0
-    told = capsys.readouterr()
-    assert "SYNTHETIC DATA STANDS IN FOR CIFAR-10: CIFAR-10 could not be downloaded" in told.err
-    assert "SYNTHETIC DATA" in told.out
+    printed = capsys.readouterr()
+    assert "SYNTHETIC DATA STANDS IN FOR CIFAR-10: CIFAR-10 could not be downloaded" in printed.err
+    assert "SYNTHETIC DATA" in printed.out
     assert held(tmp_path / "out") == "synthetic"
 
 

@@ -24,9 +24,6 @@ def arrays(train: int = 30, test: int = 10) -> Arrays:
     return Arrays(*pair(train), *pair(test))
 
 
-# Shards
-
-
 def test_a_shard_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = arrays()
     write_shard(tmp_path / PARTITION, written, {"dataset": "cifar10", "partition": PARTITION})
@@ -144,6 +141,3 @@ def test_a_shard_of_the_partition_comes_before_a_sites_own_arrays(tmp_path: Path
         np.save(tmp_path / f"{name}.npy", array)
     write_shard(tmp_path / PARTITION, arrays(30), {"dataset": "cifar10"})
     assert len(load_shard(tmp_path, PARTITION).train_labels) == 30
-
-
-# The synthetic set

@@ -6,6 +6,7 @@ import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -33,10 +34,24 @@ CPU = torch.device("cpu")
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _random_state() -> Iterator[None]:
+    """PyTorch's own is as before after a test."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
 @pytest.fixture(scope="module")
 def data() -> Data:
     """A small synthetic set: train images and labels, test images and labels."""
-    torch.set_num_threads(2)
     made = synthetic(sizes=(1000, 200))
     return tuple(torch.from_numpy(array) for array in vars(made).values())  # type: ignore[return-value]
 
@@ -202,24 +217,24 @@ def test_a_round_reports_its_steps_examples_and_time(data: Data) -> None:
 def test_a_step_is_reported_every_so_many_steps_and_after_the_last_with_the_mean_loss_since(data: Data) -> None:
     recipe = Recipe(rounds=1, local_epochs=1, batch=4, lr=0.01)
     count = 4 * (2 * REPORT_STEPS + 5)
-    told: list[tuple[int, float]] = []
+    reported: list[tuple[int, float]] = []
     result = train_round(
-        build("upstream", 0), data[0][:count], data[1][:count], recipe, 0, 0, CPU, lambda step, loss: told.append((step, loss))
+        build("upstream", 0), data[0][:count], data[1][:count], recipe, 0, 0, CPU, lambda step, loss: reported.append((step, loss))
     )
-    assert [step for step, _ in told] == [REPORT_STEPS - 1, 2 * REPORT_STEPS - 1, 2 * REPORT_STEPS + 4]
+    assert [step for step, _ in reported] == [REPORT_STEPS - 1, 2 * REPORT_STEPS - 1, 2 * REPORT_STEPS + 4]
     assert result.steps == 2 * REPORT_STEPS + 5
-    first, second, last = (loss for _, loss in told)
+    first, second, last = (loss for _, loss in reported)
     assert (REPORT_STEPS * (first + second) + 5 * last) / result.steps == pytest.approx(result.loss, rel=1e-5)
 
 
 def test_the_reported_loss_is_the_rounds_mean_loss_when_one_report_spans_it(data: Data) -> None:
     recipe = Recipe(rounds=1, local_epochs=1, batch=4, lr=0.01)
-    told: list[float] = []
+    reported: list[float] = []
     count = 4 * REPORT_STEPS
     result = train_round(
-        build("upstream", 0), data[0][:count], data[1][:count], recipe, 0, 0, CPU, lambda _, loss: told.append(loss)
+        build("upstream", 0), data[0][:count], data[1][:count], recipe, 0, 0, CPU, lambda _, loss: reported.append(loss)
     )
-    assert told == [pytest.approx(result.loss, rel=1e-5)]
+    assert reported == [pytest.approx(result.loss, rel=1e-5)]
 
 
 class Brightness(nn.Module):

@@ -96,7 +96,7 @@ def everything(containers: Containers) -> None:
 
 
 @pytest.mark.parametrize("name", ["data", "server", "site-1"])
-def test_a_container_that_fails_to_start_is_an_error_with_its_own_words(tmp_path: Path, name: str) -> None:
+def test_a_container_that_fails_to_start_is_an_error_with_its_own_message(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConsoleError, match=f"^{name}: a broken file\n  next: another file$"):
         everything(Containers(StackDocker(tmp_path, failing=name)))
 
@@ -122,7 +122,7 @@ def test_composes_progress_is_no_part_of_its_complaint() -> None:
     assert complaint(" Container ms-server-1 Error\n") == "Container ms-server-1 Error"
 
 
-def test_a_containers_words_reach_the_terminal_without_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_containers_message_reaches_the_terminal_without_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = StackDocker(tmp_path)
     monkeypatch.setattr(docker, "_start", lambda *_, **__: Result(1, "data: \x1b[2Jbroken\x07\n", ""))
     with pytest.raises(ConsoleError) as failed:
@@ -132,7 +132,7 @@ def test_a_containers_words_reach_the_terminal_without_escapes(tmp_path: Path, m
 
 def test_nobody_waits_for_the_data_of_a_deployment_that_could_not_be_provisioned(tmp_path: Path) -> None:
     docker = StackDocker(tmp_path, failing="provision")
-    with pytest.raises(ConsoleError):
+    with pytest.raises(ConsoleError, match="^provision: a broken file"):
         Containers(docker).prepare([])
     assert "data stopped" in docker.happened
     assert not any("started" in what for what in docker.happened)

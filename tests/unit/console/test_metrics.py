@@ -15,11 +15,11 @@ ACCOUNT = {"logged": 5, "received": 5, "delivered": 5, "refused": 0, "closed": T
 
 def deployment(*jobs: dict[str, Any], **refusals: Any) -> Any:
     """One whose server's spool holds these jobs."""
-    told = json.dumps({"jobs": jobs, "refusals": {site.replace("_", "-"): kinds for site, kinds in refusals.items()}})
+    answer = json.dumps({"jobs": jobs, "refusals": {site.replace("_", "-"): kinds for site, kinds in refusals.items()}})
     docker = SimpleNamespace(
         running=lambda service: service == "server",
         local_sites=lambda: ["site-1"],
-        exec=lambda service, *command, seconds: SimpleNamespace(out=told + "\n", err="", code=0),
+        exec=lambda service, *command, seconds: SimpleNamespace(out=answer + "\n", err="", code=0),
     )
     return SimpleNamespace(docker=docker)
 
@@ -57,6 +57,8 @@ def test_a_refusal_is_said_where_there_are_no_metrics_at_all() -> None:
 
 def test_sync_says_which_job_has_settings_that_no_job_may_give(capsys: pytest.CaptureFixture[str]) -> None:
     pending = {"site-1": {**ACCOUNT, "delivered": 0, "pending": 5}}
-    told = job(sites=pending, pending=5, state="misconfigured", reason="job.json: wandb_args: 'dir' is not allowed in a job")
-    assert metrics.sync(deployment(told)) == 1
+    misconfigured = job(
+        sites=pending, pending=5, state="misconfigured", reason="job.json: wandb_args: 'dir' is not allowed in a job"
+    )
+    assert metrics.sync(deployment(misconfigured)) == 1
     assert "5 pending (misconfigured: job.json: wandb_args: 'dir' is not allowed in a job)" in capsys.readouterr().out

@@ -32,7 +32,7 @@ def test_a_port_that_somebody_else_has_is_refused_with_the_settings_that_change_
         preflight.check_port(settings(HERE, taken))
 
 
-def test_a_running_server_that_is_to_move_to_a_taken_port_is_told_before(taken: int) -> None:
+def test_a_running_server_that_is_to_move_to_a_taken_port_is_refused_before_it_does(taken: int) -> None:
     with pytest.raises(ConsoleError, match="can't be used"):
         preflight.check_port(settings(HERE, taken), published=(HERE, taken + 1))
 

