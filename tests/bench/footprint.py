@@ -40,11 +40,11 @@ def read(container: str) -> tuple[float, float]:
     """CPU seconds so far, and MiB now, as `docker stats` counts them, without its wait."""
     connection = EngineConnection("localhost", timeout=20)
     connection.request("GET", f"/containers/{container}/stats?stream=false&one-shot=true")
-    told = json.loads(connection.getresponse().read())
+    stats = json.loads(connection.getresponse().read())
     connection.close()
-    memory = told["memory_stats"]
+    memory = stats["memory_stats"]
     pages = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))  # cgroup v1, v2
-    return told["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9, (memory["usage"] - pages) / 2**20
+    return stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9, (memory["usage"] - pages) / 2**20
 
 
 def warm_up(stack: Stack) -> float:

@@ -82,11 +82,11 @@ def test_the_final_global_model_is_an_artifact_of_the_servers_run_where_the_swit
 def test_the_account_says_that_everything_was_delivered(stack: Stack, through_server: Done) -> None:
     account = json.loads((stack.home / "results" / job_id_in(through_server.text) / "tracking.json").read_text(encoding="utf-8"))
     assert set(account["sites"]) == {"server", "site-1", "site-2"}
-    for site, told in account["sites"].items():
+    for site, counts in account["sites"].items():
         (run,) = [
             run for run in runs_of(stack.backend(), account["job_id"]) if str(run["display_name"]).startswith(f"{site}-cifar10")
         ]
-        assert told["logged"] == told["received"] == told["delivered"] == len(rows(run)) > 0
+        assert counts["logged"] == counts["received"] == counts["delivered"] == len(rows(run)) > 0
         assert run["summary"]["records/pending"] == 0  # type: ignore[index]
     assert "records delivered, by the backend's count" in through_server.text
     assert account["job_id"] in stack.make("status").text
@@ -155,12 +155,12 @@ def test_sites_that_stream_still_cannot_reach_each_other(stack: Stack, from_clie
     assert stack.execute("site-1", "python", "-c", "import socket; socket.gethostbyname('site-2')").code != 0
 
 
-def test_the_server_has_no_way_out_while_the_sites_stream(stack: Stack, from_clients: Done) -> None:
+def test_the_server_has_no_egress_while_the_sites_stream(stack: Stack, from_clients: Done) -> None:
     reach = "import socket, sys; socket.create_connection((sys.argv[1], 8970), 3)"
-    for address in stack.addresses("wandb-backend"):
+    addresses = stack.addresses("wandb-backend")
+    assert any(stack.execute("site-1", "python", "-c", reach, address).code == 0 for address in addresses)
+    for address in addresses:
         assert stack.execute("server", "python", "-c", reach, address).code != 0
-        if address.rsplit(".", 1)[0] in {own.rsplit(".", 1)[0] for own in stack.addresses("site-1")}:
-            assert stack.execute("site-1", "python", "-c", reach, address).code == 0
     masquerade = stack.inspect(f"{stack.name}_published")["Options"]["com.docker.network.bridge.enable_ip_masquerade"]
     assert masquerade == "false"
 

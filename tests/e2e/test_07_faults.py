@@ -97,6 +97,7 @@ def check_no_more_than_logged(stack: Stack, job: Drill, job_id: str) -> None:
         return True
 
     stack.wait_for(complete, "everything that was logged has arrived", 180)
+    assert arrived(stack.backend(), job_id, "site-1")  # which `begin` has waited for
 
 
 def check_training_time(stack: Stack, job: Drill, job_id: str) -> None:

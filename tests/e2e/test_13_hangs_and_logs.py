@@ -18,6 +18,7 @@ from tests.e2e.test_07_faults import kill_python
 
 ENDED_SECONDS = 120
 FROZEN_SECONDS = 50
+CLOSED_SECONDS = 30.0  # within which the server closes a connection: it waits 10 s for an answer to its closing frame
 # RFC 6455, 4.1: what begins a WebSocket connection, on NVFlare's path (`nvflare/fuel/f3/drivers/aio_http_driver.py`).
 UPGRADE = (
     b"GET /f3 HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -129,12 +130,14 @@ def test_messages_before_the_handshake_must_hold_up_nobody(stack: Stack, tmp_pat
     data_frame = struct.pack(">IHBBHHHH", 16, 0, 1, 0, 0, 1, 0, 0)  # nvflare/fuel/f3/sfm/prefix.py: a DATA frame of its prefix only
     message = b"\x82\x90" + bytes(4) + data_frame  # RFC 6455, 5.2: a binary message of 16 bytes, masked with zeros
     for _ in range(5):
-        with connection_with_a_kit(stack, tmp_path) as connection, contextlib.suppress(OSError):
+        with connection_with_a_kit(stack, tmp_path) as connection:
             connection.sendall(UPGRADE)
             assert connection.recv(4096).startswith(b"HTTP/1.1 101")
-            connection.sendall(message * 5000)
-            while connection.recv(4096):
-                pass  # until the server has closed it
+            connection.settimeout(CLOSED_SECONDS)
+            with contextlib.suppress(ConnectionError, ssl.SSLError):  # the server closes it, or has while this sends
+                connection.sendall(message * 5000)
+                while connection.recv(4096):
+                    pass
         started = time.monotonic()
         listed = jobs(stack)
         assert time.monotonic() - started < 10

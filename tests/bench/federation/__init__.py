@@ -9,5 +9,5 @@ MARK = "MARK "
 
 
 def mark(**fields: Any) -> None:
-    """One line on stdout, with what happened and when: it is how an arm's time is told."""
+    """One line on stdout, with what happened and when: an arm's times are taken from these."""
     print(MARK + json.dumps(fields), flush=True)

@@ -1,4 +1,4 @@
-"""The local work that every arm does, and the marks by which its time is told. No federation in here.
+"""The local work that every arm does, and the marks that its times are taken from. No federation in here.
 
 Also the training script of the stock arms (NVFlare copies it into their job): `python work.py --site-data ...` is its Client API loop.
 """

@@ -147,8 +147,8 @@ def submit_files(stack: Stack, files: dict[str, str]) -> str:
 def status_of(stack: Stack, job_id: str) -> str:
     """What NVFlare says of a job; empty while the server does not answer."""
     for line in stack.execute("admin", "python", "-m", "multisite.admin.command_line", "jobs").text.splitlines():
-        told = json.loads(line) if line.startswith("{") else {}
-        for job in told.get("jobs", []):
+        event = json.loads(line) if line.startswith("{") else {}
+        for job in event.get("jobs", []):
             if job["job_id"] == job_id:
                 return str(job["status"])
     return ""
