@@ -49,9 +49,10 @@ def main() -> int:
         print(f"job written to {parsed.export}")
         return 0
     from multisite.job.simulation import prepare_data, simulate
+    from multisite.provisioning.policy import OUR_COMPONENTS
 
     dataset = prepare_data(options, parsed.data, parsed.cifar10, parsed.limit)
-    return simulate(dataclasses.replace(options, dataset=dataset), parsed.data, parsed.workspace)
+    return simulate(dataclasses.replace(options, dataset=dataset), parsed.data, parsed.workspace, OUR_COMPONENTS)
 
 
 if __name__ == "__main__":

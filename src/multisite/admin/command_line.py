@@ -1,7 +1,7 @@
 """The admin container's command line: brings a command to the admin service, and its events back.
 
     python -m multisite.admin.command_line wait --sites site-1,site-2 --timeout 90
-    python -m multisite.admin.command_line submit OPTIONS | follow JOB | abort JOB | jobs [--resources] | results JOB
+    python -m multisite.admin.command_line submit OPTIONS [--on site-1,site-2] | follow JOB | abort JOB | jobs [--resources] | results JOB
 
 Every line on stdout is one JSON object with an `event`. Standard library only: it starts in a tenth of a second.
 """
@@ -37,6 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     command.add_argument("--resources", action="store_true")
     command = commands.add_parser("submit")
     job_options.add_arguments(command)
+    command.add_argument("--on", default="", help="the job's sites, by name; default: the seed draws from those registered")
     for name in ("follow", "abort", "results"):
         command = commands.add_parser(name)
         command.add_argument("job")

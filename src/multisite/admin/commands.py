@@ -1,6 +1,6 @@
 """What the admin can do: each command speaks NVFlare through a logged-in session and tells what happens in events.
 
-An event is a name and fields, see `admin_service.Emitter`. A command returns its exit status.
+An event is a name and fields, see `service.Emitter`. A command returns its exit status.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from multisite.admin.site_report import read_report
 from multisite.job import options as job_options
 from multisite.job import progress
 from multisite.job.messages import ERRORS
+from multisite.job.participants import draw
 from multisite.tracking import receiver as tracking
 from multisite.tracking.spool import SERVER
 
-POLL_SECONDS = 0.25
-START_PERIOD = 0.05
+POLL_SECONDS = 0.5
+START_PERIOD = 0.5  # NVFlare keeps a thread for a minute for every answer that it has received
 RESOURCES_SECONDS = 3.0  # a site answers as soon as it has started, a moment after it has registered
 STATS_SECONDS = 1.0
 ALIVE_SECONDS = 20.0
 STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
+SUMMARY = "metrics_summary.json"  # NVFlare's `MetricsArtifactWriter`
 RUNNING = "RUNNING"
 FINISHED = "FINISHED"
 COMPLETED, INCOMPLETE = "FINISHED:COMPLETED", "FINISHED:INCOMPLETE"
@@ -87,18 +89,24 @@ def jobs(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
 
 
 def submit(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
-    """Exports the job, submits it and follows it."""
+    """Exports the job for the sites that take part, submits it and follows it."""
     options = job_options.from_arguments(arguments)
-    registered = {client.name for client in flare.get_system_info().client_info}
+    registered = sorted(client.name for client in flare.get_system_info().client_info)
+    sites = [name for name in arguments.on.split(",") if name] or draw(registered, options.sites, options.seed)
     if len(registered) < options.sites:
-        emit("error", message=f"the job wants {options.sites} sites and {len(registered)} are registered: {sorted(registered)}")
+        emit("error", message=f"the job wants {options.sites} sites and {len(registered)} are registered: {', '.join(registered)}")
+        return EXIT_FAILED
+    if missing := [name for name in sites if name not in registered]:
+        emit(
+            "error", message=f"{', '.join(missing)}: not registered any more", next=f"make status; docker compose logs {missing[0]}"
+        )
         return EXIT_FAILED
     from multisite.job.recipe import NAME, Cifar10Recipe  # 19 MiB and a quarter of a second, for whoever submits
 
     with tempfile.TemporaryDirectory() as folder:
-        Cifar10Recipe(options).export(folder)
+        Cifar10Recipe(options, sites).export(folder)
         job_id = flare.submit_job(str(Path(folder) / NAME))
-    emit("submitted", job_id=job_id, rounds=options.rounds, sites=sorted(registered)[: options.sites])
+    emit("submitted", job_id=job_id, rounds=options.rounds, sites=sites)
     return _follow(flare, job_id, emit)
 
 
@@ -163,6 +171,8 @@ def _bring_results(flare: Session, job_id: str, status: str, shown: int, emit: E
     arrange(downloaded, target)
     report, meta = _read(target / progress.RESULTS), flare.get_job_meta(job_id)
     errors = what_failed(report, meta)
+    if not report.get("complete", True):  # NVFlare's summary has the accuracy of the model before the last round's training, then
+        (target / SUMMARY).unlink(missing_ok=True)
     if status == COMPLETED and not report.get("complete", True):
         status = INCOMPLETE
         errors = errors or {
@@ -176,6 +186,8 @@ def _bring_results(flare: Session, job_id: str, status: str, shown: int, emit: E
         status=status,
         folder=str(target),
         errors=errors,
+        final=report.get("final"),
+        best=report.get("best"),
         tracking=_read(target / tracking.FILE),
         meta={key: value for key, value in meta.items() if key in ("duration", "job_deploy_detail")},
     )

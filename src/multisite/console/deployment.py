@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +17,7 @@ from multisite.console.containers import ONE_SHOTS, Containers, as_wanted
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
 from multisite.console.text import objects, quoted
+from multisite.job.options import UNKNOWN
 from multisite.text import clean
 
 REGISTER_SECONDS = 120.0
@@ -202,21 +204,28 @@ class Deployment:
         return report.table(("participant", "state", "address", "device", "examples in its shard"), rows)
 
 
-def dataset(resources: dict[str, dict[str, Any]], alpha: float | None, seed: int) -> str:
-    """What the sites' shards of one partition hold: `cifar10`, or `synthetic` if any of them does.
+def dataset(resources: dict[str, dict[str, Any]], sites: Sequence[str], alpha: float | None, seed: int) -> str:
+    """What the job's sites hold of one partition.
 
     Args:
-        resources: what each site has to offer, as `node.resources` tells it.
-        alpha: the partition's.
-        seed: the partition's.
+        resources: what each site has to offer, see `node/resources.py`; a site that has not answered is missing.
+        sites: the job's.
+        alpha, seed: the partition's.
+
+    Returns:
+        `synthetic` if any of the shards is; `cifar10` if every site has said so; else `unknown`.
     """
-    held = {
-        str(shard.get("dataset"))
-        for offered in resources.values()
-        for shard in _shards(offered).values()
-        if (shard.get("alpha"), shard.get("seed")) == (alpha, seed)
-    }
-    return "synthetic" if "synthetic" in held else "cifar10"
+    held = [
+        {
+            str(shard.get("dataset"))
+            for shard in _shards(resources.get(site, {})).values()
+            if (shard.get("alpha"), shard.get("seed")) == (alpha, seed)
+        }
+        for site in sites
+    ]
+    if any("synthetic" in names for names in held):
+        return "synthetic"
+    return "cifar10" if held and all(names == {"cifar10"} for names in held) else UNKNOWN
 
 
 def _shards(offered: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from multisite.text import shorten
 
 LONGEST_CELL = 200
 LARGEST = 1e15
+UNKNOWN_DATA = "unknown data"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -33,7 +34,7 @@ def progress_line(row: dict[str, Any], rounds: int, elapsed: float) -> str:
         elapsed: seconds since the first round began.
     """
     accuracy = f"global accuracy {number(row, 'accuracy'):.4f}"
-    if "train_loss" not in row:
+    if row["round"] >= rounds:
         return f"[{clock(elapsed)}] final      {row['site']}: {accuracy}"
     done = row["round"] + 1
     left = elapsed / done * (rounds - done)
@@ -78,11 +79,11 @@ def mean(reports: Sequence[dict[str, Any]], name: str) -> float:
 
 
 def datasets(rows: Sequence[dict[str, Any]]) -> str:
-    """What the result was reached on; synthetic data in capitals."""
-    names = sorted({str(row["dataset"]) for row in rows if row.get("dataset")})
+    """What the result was reached on, by what the sites reported; synthetic data in capitals."""
+    names = sorted({str(row.get("dataset") or UNKNOWN_DATA) for row in rows})
     if "synthetic" in names:
         return "SYNTHETIC DATA, NOT CIFAR-10"
-    return ", ".join(names) or "unknown data"
+    return ", ".join(names) or UNKNOWN_DATA
 
 
 def account_lines(tracking: dict[str, Any]) -> list[str]:

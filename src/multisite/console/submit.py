@@ -18,7 +18,9 @@ from multisite.console.archive import unpack
 from multisite.console.deployment import ADMIN, Deployment, dataset
 from multisite.console.settings import ConsoleError
 from multisite.console.text import ask, objects, say
-from multisite.job.options import JobOptions
+from multisite.job import outcome
+from multisite.job.options import UNKNOWN, JobOptions
+from multisite.job.participants import draw
 from multisite.text import clean
 
 RUNNING = "RUNNING"
@@ -28,7 +30,7 @@ OTHER_SECONDS = 900.0  # the same before the job runs, and while its results are
 COPY_SECONDS = 300.0
 ADMIN_SECONDS = 120  # for a server that has gone to be back
 NEXT_STEPS = {
-    "ShardError": "`make up` with the job's ALPHA, SEED and SITES prepares the shards",
+    "ShardError": "`make up` with the job's ALPHA and SEED prepares the shards",
     "OutOfMemoryError": "a smaller BATCH_SIZE, or more SITE_MEMORY in .env",
 }
 
@@ -163,10 +165,9 @@ class Following:
         folder = self._copy_results(job_id)
         say("")
         if self.rows:
-            say(report.summary(self.rows))
-            final = [row for row in self.rows if "train_loss" not in row]
-            if final:
-                say(f"\nfinal global model: accuracy {report.mean(final, 'accuracy'):.4f} on {report.datasets(self.rows)}")
+            say(report.summary(self.rows) + "\n")
+        for text in outcome.lines(line.get("final"), line.get("best"), report.datasets(self.rows)):
+            say(text)
         for text in report.account_lines(line["tracking"]):
             say(text)
         say(f"results: {folder}")
@@ -235,14 +236,17 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
         say(
             f"\nALLOW_CUSTOM_CODE=yes: code of a job runs as the site's user here, and can read the site's private key, its data{key}"
         )
-    data = dataset(answer["resources"], options.alpha, options.seed)
-    if data == "synthetic":
-        say("\nSYNTHETIC DATA STANDS IN FOR CIFAR-10: set CIFAR10_DIR to a local copy for a real result")
     if not os.environ.get("SITES"):
         options = dataclasses.replace(options, sites=len(answer["registered"]))
+    sites = draw(answer["registered"], options.sites, options.seed)
+    data = dataset(answer["resources"], sites, options.alpha, options.seed)
+    if data == "synthetic":
+        say("\nSYNTHETIC DATA STANDS IN FOR CIFAR-10: set CIFAR10_DIR to a local copy for a real result")
+    elif data == UNKNOWN:
+        say("\ndataset: unknown, for not every site of this job has said what its shard holds; next: make status")
     options = dataclasses.replace(options, dataset=data, streamed_to_server=not client_stream, streamed_to_clients=client_stream)
     say("")
-    return Following(deployment).watch(["submit", *options.as_arguments()])
+    return Following(deployment).watch(["submit", *options.as_arguments(), "--on", ",".join(sites)])
 
 
 def abort(deployment: Deployment, job_id: str) -> int:

@@ -7,9 +7,10 @@ measured. One more task, `validate`, sends it to every site.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nvflare.apis.controller_spec import ClientTask, Task
@@ -17,7 +18,6 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode, ServerCommandNames
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.fl_model import FLModel
-from nvflare.app_common.abstract.model import make_model_learnable
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -27,9 +27,12 @@ from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from multisite.cifar10.manifest import DTYPE, SHAPES
 from multisite.job import messages as job_messages
 from multisite.job.aggregator import ExactMean
-from multisite.job.options import MOST_STEPS
-from multisite.job.progress import COMPLETE_EVENT, PROBLEM_EVENT
-from multisite.job.results import GlobalModelRefused, ResultRefused, check_metrics
+from multisite.job.arguments import checked_network, checked_sites, checked_whole
+from multisite.job.evaluation import FinalEvaluation
+from multisite.job.options import MOST_SEED, MOST_STEPS
+from multisite.job.participants import draw
+from multisite.job.progress import PROBLEM_EVENT
+from multisite.job.results import GlobalModelRefused, ResultRefused
 from multisite.job.task_notice import notify_sites
 from multisite.job.watch import SiteWatch
 from multisite.text import clean
@@ -46,31 +49,37 @@ class JobStopped(Exception):
 class EvaluatedFedAvg(FedAvg):
     """NVFlare's FedAvg (https://arxiv.org/abs/1602.05629), then one evaluation of the final global model on every site.
 
-    The initial global model may be empty: the sites then start from their own (equally seeded) weights.
+    The initial global model may be empty: the sites then start from their own (equally seeded) weights. The same sites take part in
+    every round and in the evaluation; NVFlare itself draws them anew each round, by no seed.
 
     A result that is not what it may be, a site that is lost, and a site that fails end the job, with the site's name and the reason
     (`PROBLEM_EVENT`, NVFlare's panic). NVFlare itself logs an exception of the aggregator and goes on with the others' results.
     """
 
     def __init__(
-        self, num_clients: int, num_rounds: int, network: str = "", most_steps: int = MOST_STEPS, persistor_id: str = "persistor"
+        self,
+        num_clients: int,
+        num_rounds: int,
+        network: str = "",
+        most_steps: int = MOST_STEPS,
+        persistor_id: str = "persistor",
+        sites: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         """
         Args:
-            num_clients: sites that take part.
-            num_rounds: rounds.
+            num_clients, num_rounds: how many sites take part, and in how many rounds.
             network: one of `cifar10/manifest.py`, whose arrays a site's result must have; empty: those of the first result.
             most_steps: the largest weight (local steps of a round) that a site's result may have.
             persistor_id: the persistor component's id.
+            sites, seed: the names of those that take part; empty: drawn by the seed from those in the job, see `participants.py`.
 
         Raises:
             ValueError: an argument is none of these.
         """
-        if network and network not in SHAPES:
-            raise ValueError(f"network must be one of {', '.join(SHAPES)}, not {network!r}")
-        if isinstance(most_steps, bool) or not isinstance(most_steps, int) or not 0 < most_steps <= MOST_STEPS:
-            raise ValueError(f"most_steps must be a whole number from 1 to {MOST_STEPS}, not {most_steps!r}")
-        self.network, self.most_steps = network, most_steps
+        self.network, self.most_steps = checked_network(network), checked_whole("most_steps", most_steps, 1, MOST_STEPS)
+        self.seed = checked_whole("seed", seed, 0, MOST_SEED)
+        self.sites = checked_sites(sites, checked_whole("num_clients", num_clients, 1, sys.maxsize))
         expected = {name: (shape, DTYPE) for name, shape in SHAPES[network].items()} if network else None
         super().__init__(
             num_clients=num_clients,
@@ -84,8 +93,7 @@ class EvaluatedFedAvg(FedAvg):
         self._watch = SiteWatch(reports=bool(network) and job_messages.NODE_VARIABLE in os.environ)
         self._running = threading.Event()
         self._problems: dict[str, str] = {}  # of sites; with the first one the job ends
-        self._final_round = -1
-        self._ended_by_abort = False
+        self._final_round, self._ended_by_abort = -1, False
         self._stopping = threading.Lock()
 
     # What the sites send besides results
@@ -110,6 +118,8 @@ class EvaluatedFedAvg(FedAvg):
         super().stop_controller(fl_ctx)
 
     def _take_state(self, site: str, report: dict[str, Any]) -> None:
+        if self.sites and site not in self.sites:
+            return  # the job was deployed there too, and does without
         self._watch.reported(site, str(report["state"]), str(report["task"]), int(report["round"]))
         if (error := clean(report["error"])) and error != self._problems.get(site):
             self._stop({site: error})
@@ -154,6 +164,22 @@ class EvaluatedFedAvg(FedAvg):
         if event_type == EventType.FATAL_SYSTEM_ERROR and not self._problems and not self._ended_by_abort:
             self._name_who_is_missing(clean(fl_ctx.get_prop(FLContextKey.EVENT_DATA, "")))
 
+    def sample_clients(self, num_clients: int | None = None) -> list[str]:
+        """NVFlare's own draws anew each round, and takes fewer where there are no more. Here they are the job's, each time.
+
+        Raises:
+            JobStopped: one is not there.
+        """
+        there = {client.name for client in self.engine.get_clients()}
+        self.sites = self.sites or draw(there, self.num_clients, self.seed)
+        if missing := set(self.sites) - there:
+            self._stop(dict.fromkeys(sorted(missing), "NVFlare does not have it in this job; next: make status"))
+        elif len(self.sites) < self.num_clients:
+            self._stop({FQCN.ROOT_SERVER: f"the job wants {self.num_clients} sites and has {', '.join(self.sites) or 'none'}"})
+        else:
+            return list(self.sites)
+        raise JobStopped("a site is missing")
+
     def broadcast(self, task: Task, fl_ctx: FLContext, *args: Any, **kwargs: Any) -> None:
         """NVFlare's own, with a look at whatever comes back; the sites are notified that the task is there."""
         process = task.result_received_cb
@@ -192,9 +218,8 @@ class EvaluatedFedAvg(FedAvg):
                 if callback(result) is False:
                     raise ResultRefused("it has no arrays")
             except GlobalModelRefused as refused:
-                self._stop(
-                    {FQCN.ROOT_SERVER: f"the global model of {round_} rounds is none any more, as {site} measured it: {refused}"}
-                )
+                reason = f"the global model of {round_} rounds is none any more, as {site} measured it: {refused}"
+                self._stop({FQCN.ROOT_SERVER: reason})
                 return False
             except ResultRefused as refused:
                 self._stop({site: f"its result of round {round_ + 1} is refused: {refused}"})
@@ -253,37 +278,22 @@ class EvaluatedFedAvg(FedAvg):
             total_rounds=self.num_rounds,
         )
         self.fl_ctx.set_prop(AppConstants.CURRENT_ROUND, final.current_round, private=True, sticky=False)
-        self._keep_if_best(final, self._evaluate(final))
-        self.event(COMPLETE_EVENT)
+        self._evaluate(final).publish(self, self.fl_ctx)
 
-    def _evaluate(self, final: FLModel) -> list[float]:
-        """The final global model's accuracy on every site.
+    def _evaluate(self, final: FLModel) -> FinalEvaluation:
+        """Has every site measure the final global model.
 
         Raises:
-            JobStopped: a site's is missing.
+            JobStopped: a site's result is missing.
         """
-        accuracies: list[float] = []
-
-        def measured(result: FLModel) -> None:
-            metrics = check_metrics(result.metrics)
-            if self.network and "accuracy" not in metrics:
-                raise ResultRefused("it has no accuracy")
-            accuracies.extend(metrics[name] for name in ("accuracy",) if name in metrics)
-
+        evaluation = FinalEvaluation(final, needs_accuracy=bool(self.network))
         self.send_model(
             task_name=AppConstants.TASK_VALIDATION,
             targets=self.sample_clients(self.num_clients),
             data=final,
-            callback=measured,
+            callback=evaluation.accept,
         )
         while self.get_num_standing_tasks() and not self.abort_signal.triggered:
             time.sleep(TASK_CHECK_SECONDS)
         self._require_every_result()
-        return accuracies
-
-    def _keep_if_best(self, final: FLModel, accuracies: list[float]) -> None:
-        selector = self.engine.get_component("model_selector")
-        if selector is None or not accuracies or sum(accuracies) / len(accuracies) <= selector.best_val_metric:
-            return
-        self.fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, make_model_learnable(final.params, final.meta), private=True, sticky=True)
-        self.event(AppEventType.GLOBAL_BEST_MODEL_AVAILABLE)
+        return evaluation

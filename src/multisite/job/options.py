@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 NETWORKS = ("light", "compact", "moderate", "upstream")
-DATASETS = ("auto", "cifar10", "synthetic")
+UNKNOWN = "unknown"
+DATASETS = ("auto", "cifar10", "synthetic", UNKNOWN)
 RECEIVERS = ("multisite", "nvflare")
 # What `PRESET=...` stands for; a variable of its own goes before. `published` is NVFlare's published setting, for 8 sites with GPUs.
 PRESETS: dict[str, dict[str, str]] = {
@@ -20,6 +21,7 @@ PRESETS: dict[str, dict[str, str]] = {
     "published": {"ROUNDS": "50", "LOCAL_EPOCHS": "4", "BATCH_SIZE": "64", "LR": "0.05", "ALPHA": "1.0", "NETWORK": "moderate"},
 }
 MAX_SITES = 32
+MOST_SEED = 2**31 - 1
 MOST_STEPS = 1_000 * 10_000_000  # of a site in a round: what the bounds below allow at most
 
 
@@ -39,9 +41,10 @@ class JobOptions:
         alpha: Dirichlet concentration of the partition; None is IID.
         network: `light`; `compact`, of as many parameters and 2.5 times the work; `moderate`, 14 MB; or `upstream`, the network of
             NVFlare's example.
-        sites: sites that take part.
-        seed: of the partition, of the initial weights and of the batches.
-        dataset: what the shards hold, for the run's config: `cifar10`, `synthetic`, or `auto` before anybody looked.
+        sites: how many sites take part, the same ones in every round; of more, the seed draws (`participants.py`).
+        seed: of the partition, of the initial weights, of the batches and of the draw of sites.
+        dataset: what the shards hold, for the run's config: `cifar10`, `synthetic`, or `unknown`. `auto`: nobody has looked; for the
+            simulator CIFAR-10, or synthetic data where that can't be had, and in a job's configuration `unknown`.
         streamed_to_server: metrics go through the server to W&B.
         streamed_to_clients: each site sends its own metrics to W&B.
         wait_seconds: how long the job's end waits until W&B has every metric; the rest is delivered later.
@@ -71,7 +74,7 @@ class JobOptions:
         _whole("local_epochs", self.local_epochs, 1, 1_000)
         _whole("batch_size", self.batch_size, 1, 10_000)
         _whole("sites", self.sites, 1, MAX_SITES)
-        _whole("seed", self.seed, 0, 2**31 - 1)
+        _whole("seed", self.seed, 0, MOST_SEED)
         _whole("max_examples", self.max_examples, 1, 10_000_000)
         _positive("lr", self.lr)
         if self.streamed_to_server and self.streamed_to_clients:
@@ -128,9 +131,9 @@ HELP = {
     "lr": "peak learning rate",
     "alpha": "Dirichlet concentration of the partition (default: IID)",
     "network": "light, compact, moderate (14 MB, for GPUs), or upstream (NVFlare's example's)",
-    "sites": "sites that take part",
-    "seed": "of the partition, the initial weights and the batches",
-    "dataset": "what the shards hold (recorded in the run's config)",
+    "sites": "how many sites take part, the same in every round (of more, the seed draws)",
+    "seed": "of the partition, the initial weights, the batches and the draw of sites",
+    "dataset": "what the shards hold, as the run's config says: auto (unknown until the simulator looks), cifar10, synthetic or unknown",
     "streamed_to_server": "metrics go through the server to W&B",
     "streamed_to_clients": "each site sends its own metrics to W&B",
     "wait_seconds": "how long the job's end waits until W&B has every metric",

@@ -24,7 +24,7 @@ from multisite.text import cell, clean, number
 STATS_GROUP = "multisite"
 SITE_ERROR = "multisite/error"  # tag of a text that a site's training script logs before it fails, see `job_state.py`
 PROBLEM_EVENT = "multisite_problem"  # data: site -> reason; the job ends
-COMPLETE_EVENT = "multisite_complete"  # every round and the final evaluation are done
+COMPLETE_EVENT = "multisite_complete"  # data: `final`, see RoundReporter; every round and the final evaluation are done
 RESULTS = "rounds.json"
 TABLE = "rounds.csv"
 COLUMNS = (
@@ -44,6 +44,9 @@ class RoundReporter(Widget):
 
     Live: the rows are part of NVFlare's job stats (`nvflare job stats`, `Session.show_stats`). On disk: `metrics/rounds.json`
     and `metrics/rounds.csv` in the job's folder, rewritten whenever a site reports.
+
+    `final` is the mean over the sites of what they measured of the final global model, from the controller (`evaluation.py`), and
+    `best` the global model that is kept as the best so far: after which round it is, and its accuracy as the model selector has it.
     """
 
     def __init__(self, rounds: int) -> None:
@@ -56,6 +59,8 @@ class RoundReporter(Widget):
         self._rows: list[dict[str, Any]] = []
         self._errors: dict[str, str] = {}
         self._complete = False
+        self._final: dict[str, float] | None = None
+        self._best: dict[str, float] | None = None
         self._lock = threading.Lock()
         self._started = time.time()
         self._round = 0
@@ -73,8 +78,10 @@ class RoundReporter(Widget):
             self._accept(fl_ctx)
         elif event_type == PROBLEM_EVENT:
             self._accept_problems(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
+        elif event_type == AppEventType.GLOBAL_BEST_MODEL_AVAILABLE:
+            self._note_best(fl_ctx.get_prop(AppConstants.METRICS_SELECTION_INFO))
         elif event_type == COMPLETE_EVENT:
-            self._complete = True
+            self._final, self._complete = fl_ctx.get_prop(FLContextKey.EVENT_DATA), True
             self._save()
         elif event_type == InfoCollector.EVENT_TYPE_GET_STATS:
             collector = fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR)
@@ -84,7 +91,8 @@ class RoundReporter(Widget):
         """Everything reported so far.
 
         Returns:
-            started (seconds since the epoch), round (1-based), rounds, rows, errors (by site), complete (every round is done).
+            started (seconds since the epoch), round (1-based), rounds, rows, errors (by site), final and best (see the class; None
+            before there is one), complete (every round and the final evaluation are done).
         """
         with self._lock:
             return {
@@ -93,8 +101,17 @@ class RoundReporter(Widget):
                 "rounds": self._rounds,
                 "rows": list(self._rows),
                 "errors": dict(self._errors),
+                "final": self._final,
+                "best": self._best,
                 "complete": self._complete,
             }
+
+    def _note_best(self, selection: object) -> None:
+        chosen = selection if isinstance(selection, dict) else {}
+        round_, accuracy = chosen.get("best_round"), number((chosen.get("best_metrics") or {}).get("accuracy"))
+        if isinstance(round_, int) and accuracy is not None:
+            self._best = {"round": round_, "accuracy": accuracy}
+            self._save()
 
     def _accept(self, fl_ctx: FLContext) -> None:
         result = fl_ctx.get_prop(AppConstants.TRAINING_RESULT)
@@ -134,7 +151,7 @@ class RoundReporter(Widget):
 
 def _describe(row: dict[str, Any], rounds: int) -> str:
     accuracy = f"global model after round {row['round']}: accuracy {_shown(row, 'accuracy', '.4f')}"
-    if "train_loss" not in row:
+    if row["round"] >= rounds:
         return f"{row['site']}: {accuracy} (final)"
     examples, seconds = _shown(row, "examples", ".0f"), _shown(row, "train_seconds", ".1f")
     trained = f"trained on {examples} examples in {seconds} s, loss {_shown(row, 'train_loss', '.3f')}"

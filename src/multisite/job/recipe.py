@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE
 from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -10,10 +13,11 @@ from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.recipe.fedavg import FedAvgRecipe
 
 from multisite.cifar10.partition import Partition
+from multisite.job.arguments import checked_sites
 from multisite.job.controller import EvaluatedFedAvg
 from multisite.job.executor import CLIENT_SCRIPT, TrainingExecutor
 from multisite.job.job_state import JobState
-from multisite.job.options import JobOptions
+from multisite.job.options import UNKNOWN, JobOptions
 from multisite.job.persistor import GLOBAL_MODEL, SafetensorsPersistor
 from multisite.job.progress import RoundReporter
 from multisite.job.task_notice import FETCH_SECONDS, TaskNotice
@@ -36,12 +40,17 @@ class Cifar10Recipe(FedAvgRecipe):
     arrays with the server.
     """
 
-    def __init__(self, options: JobOptions) -> None:
+    def __init__(self, options: JobOptions, sites: Sequence[str] = ()) -> None:
         """
         Args:
             options: the job's options.
+            sites: the names of its sites, and the job runs nowhere else. Empty: it is deployed to every site, and the controller
+                draws those that take part.
+
+        Raises:
+            ValueError: they are not as many as the options say.
         """
-        self.options = options
+        self.options, self.sites = options, checked_sites(sites, options.sites)
         super().__init__(
             name=NAME,
             model_persistor=SafetensorsPersistor(),
@@ -76,15 +85,21 @@ class Cifar10Recipe(FedAvgRecipe):
             lr=options.lr,
             seed=options.seed,
         )
-        self._job.to_clients(executor, tasks=["*"])
-        self._job.to_clients(TaskNotice(), id="task_notice")
-        self._job.to_clients(JobState(), id="job_state")
-        if self.options.receiver == "nvflare":
-            if self.options.streamed_to_clients:
-                self._job.to_clients(_stock_receiver(self.options, [ANALYTIC_EVENT_TYPE]), id="wandb_receiver")
+        self._to_sites(executor, tasks=["*"])
+        self._to_sites(TaskNotice(), id="task_notice")
+        self._to_sites(JobState(), id="job_state")
+        if options.receiver == "nvflare":
+            if options.streamed_to_clients:
+                self._to_sites(_stock_receiver(options, [ANALYTIC_EVENT_TYPE]), id="wandb_receiver")
             return
-        wandb_args = _wandb_args(self.options) if self.options.streamed_to_clients else None
-        self._job.to_clients(MetricsRecorder(self.options.streamed_to_server, wandb_args, AXES), id="metrics_recorder")
+        wandb_args = _wandb_args(options) if options.streamed_to_clients else None
+        self._to_sites(MetricsRecorder(options.streamed_to_server, wandb_args, AXES), id="metrics_recorder")
+
+    def _to_sites(self, component: FLComponent, **more: Any) -> None:
+        if not self.sites:
+            self._job.to_clients(component, **more)
+        for site in self.sites:
+            self._job.to(component, site, **more)
 
     def _create_controller(self, persistor_id: str, model_params: object, model_aggregator: object) -> FedAvg:
         return EvaluatedFedAvg(
@@ -93,6 +108,8 @@ class Cifar10Recipe(FedAvgRecipe):
             network=self.options.network,
             most_steps=self.options.most_steps,
             persistor_id=persistor_id,
+            sites=self.sites,
+            seed=self.options.seed,
         )
 
 
@@ -104,9 +121,10 @@ def _stock_receiver(options: JobOptions, events: list[str] | None = None) -> FLC
 
 
 def _wandb_args(options: JobOptions) -> dict[str, object]:
+    dataset = UNKNOWN if options.dataset == "auto" else options.dataset
     config = {
         "algorithm": "FedAvg",
-        "dataset": options.dataset.upper() if options.dataset == "synthetic" else options.dataset,
+        "dataset": dataset.upper() if dataset == "synthetic" else dataset,
         "network": options.network,
         "sites": options.sites,
         "rounds": options.rounds,
@@ -121,6 +139,6 @@ def _wandb_args(options: JobOptions) -> dict[str, object]:
         "name": NAME,
         "job_type": "train-validate",
         "notes": "FedAvg on CIFAR-10 over provisioned NVFlare sites",
-        "tags": ["fedavg", options.dataset],
+        "tags": ["fedavg", dataset],
         "config": config,
     }

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from nvflare.recipe import SimEnv
 
 from multisite.cifar10 import prepare
 from multisite.cifar10.partition import Partition
+from multisite.job import outcome
 from multisite.job.client import DATA
-from multisite.job.options import JobOptions
+from multisite.job.options import UNKNOWN, JobOptions
 from multisite.job.progress import RESULTS
 from multisite.job.recipe import NAME, Cifar10Recipe
-from multisite.provisioning.policy import OUR_COMPONENTS
 from multisite.tracking.spool import JOB_VARIABLE, ROOT_VARIABLE
 
 
@@ -30,7 +31,8 @@ def site_names(count: int) -> list[str]:
 def prepare_data(options: JobOptions, data: Path, cifar10: Path | None, limit: int | None) -> str:
     """Writes the shards of `options`'s partition under `data`/<site> and returns the dataset's name."""
     arguments = ["--out", str(data), "--sites", ",".join(site_names(options.sites)), "--seed", str(options.seed)]
-    arguments += ["--source", options.dataset, "--cache", str(data / "cache")]
+    source = "auto" if options.dataset == UNKNOWN else options.dataset
+    arguments += ["--source", source, "--cache", str(data / "cache")]
     if options.alpha is not None:
         arguments += ["--alpha", str(options.alpha)]
     if cifar10:
@@ -44,8 +46,14 @@ def prepare_data(options: JobOptions, data: Path, cifar10: Path | None, limit: i
     return str(json.loads(manifest.read_text(encoding="utf-8"))["dataset"])
 
 
-def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
-    """Runs the job and prints where its results are.
+def simulate(options: JobOptions, data: Path, workspace: Path, components: Sequence[str]) -> int:
+    """Runs the job and prints what it reached and where its results are.
+
+    Args:
+        options: the job's options.
+        data: folder of the shards.
+        workspace: where the results go.
+        components: what a site's policy allows beside NVFlare's own.
 
     Returns:
         The exit status: 0 if every round completed.
@@ -54,10 +62,11 @@ def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
     os.environ[DATA] = str(data.resolve() / "{site}")
     os.environ.setdefault(ROOT_VARIABLE, str(workspace / "spool"))
     os.environ[JOB_VARIABLE] = f"simulation-{uuid.uuid4().hex[:12]}"
-    _allow_our_components(workspace / NAME)
-    recipe = Cifar10Recipe(options)
+    _allow(components, workspace / NAME)
+    sites = site_names(options.sites)
+    recipe = Cifar10Recipe(options, sites)
     try:
-        recipe.execute(SimEnv(clients=site_names(options.sites), workspace_root=str(workspace)))
+        recipe.execute(SimEnv(clients=sites, workspace_root=str(workspace)))
     except RuntimeError as error:  # the job failed: why, is in its report, and in the log that this names
         print(error, file=sys.stderr)
     results = next((workspace / NAME).rglob(RESULTS), None)
@@ -67,15 +76,17 @@ def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
     final = [row for row in report["rows"] if row["round"] == options.rounds]
     for row in final:
         print(f"{row['site']}: final global model's accuracy {row['accuracy']:.4f} on {options.dataset.upper()}")
+    for line in outcome.lines(report.get("final"), report.get("best"), options.dataset.upper()):
+        print(line)
     for site, reason in report["errors"].items():
         print(f"{site}: {reason}")
     print(f"results: {results.parent if results else workspace}")
     return 0 if report["complete"] and len(final) == options.sites else 1
 
 
-def _allow_our_components(workspace: Path) -> None:
-    """The simulator's site policy: NVFlare's own list and ours, as provisioning writes it for real sites."""
+def _allow(components: Sequence[str], workspace: Path) -> None:
+    """The simulator's site policy: NVFlare's own list and these, as provisioning writes it for real sites."""
     local = workspace / "local"
     local.mkdir(parents=True, exist_ok=True)
-    policy = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, *OUR_COMPONENTS]}
+    policy = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, *components]}
     (local / "resources.json").write_text(json.dumps(policy, indent=1), encoding="utf-8")

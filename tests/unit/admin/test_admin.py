@@ -8,7 +8,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,41 +19,7 @@ from multisite.admin import service as admin_service
 from multisite.admin.service import Pool, Service
 from multisite.console.submit import QUIET_SECONDS
 from multisite.job import progress
-from multisite.job.messages import ERRORS
-
-
-class Flare:
-    """A session whose stats are what a test says."""
-
-    startup_path = "/nowhere"
-
-    def __init__(self, stats: object = None) -> None:
-        self.stats = stats
-        self.api = SimpleNamespace(closed=False)
-        self.alive = True
-
-    def set_timeout(self, value: float) -> None:
-        self.timeout: float | None = value
-
-    def unset_timeout(self) -> None:
-        self.timeout = None
-
-    def show_stats(self, job_id: str, target: str) -> Any:
-        assert self.timeout == commands.STATS_TIMEOUT_SECONDS
-        if isinstance(self.stats, Exception):
-            raise self.stats
-        return self.stats
-
-    def get_system_info(self) -> object:
-        if not self.alive:
-            raise RuntimeError("session closed")
-        return SimpleNamespace(client_info=[SimpleNamespace(name="site-1")])
-
-    def list_jobs(self, **_: object) -> list[dict[str, str]]:
-        return [{"job_id": "1", "status": "RUNNING"}]
-
-    def close(self) -> None:
-        self.api.closed = True
+from tests.unit.admin.flare import Flare
 
 
 @pytest.mark.parametrize(
@@ -280,37 +245,3 @@ def test_a_site_that_never_answers_is_not_waited_for_for_ever(monkeypatch: pytes
     flare = Flare()
     monkeypatch.setattr(flare, "report_resources", lambda *_: {"site-1": "No replies"}, raising=False)
     assert commands._resources(cast(Session, flare), ["site-1"]) == {}
-
-
-@pytest.mark.parametrize(
-    ("report", "meta", "named"),
-    [
-        ({"errors": {"site-2": "refused"}}, {ERRORS: {"site-1": "killed", "server": "status 101"}}, {"site-2": "refused"}),
-        ({}, {ERRORS: {"site-1": "killed", "server": "status 101"}}, {"site-1": "killed"}),
-        ({}, {ERRORS: {"server": "killed for memory"}}, {"server": "killed for memory"}),
-        ({"errors": {}}, {}, {}),
-    ],
-)
-def test_who_failed_first_is_named_and_not_who_was_ended_for_it(report: Any, meta: Any, named: Any) -> None:
-    assert commands.what_failed(report, meta) == named
-
-
-@pytest.mark.parametrize(("complete", "status"), [(True, "FINISHED:COMPLETED"), (False, "FINISHED:INCOMPLETE")])
-def test_a_job_that_nvflare_calls_completed_is_completed_only_after_its_last_round(
-    complete: bool, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def download(job_id: str, into: str) -> str:
-        metrics = Path(into) / job_id / "workspace" / "metrics"
-        metrics.mkdir(parents=True)
-        content = {"rows": [], "errors": {}, "round": 28, "rounds": 200, "started": 0, "complete": complete}
-        (metrics / progress.RESULTS).write_text(json.dumps(content), encoding="utf-8")
-        return str(metrics.parents[1])
-
-    monkeypatch.setattr(commands, "RESULTS", tmp_path)
-    flare = Flare()
-    monkeypatch.setattr(flare, "download_job_result", download, raising=False)
-    monkeypatch.setattr(flare, "get_job_meta", lambda job_id: {}, raising=False)
-    events: list[dict[str, Any]] = []
-    commands._bring_results(cast(Session, flare), "7", "FINISHED:COMPLETED", 0, lambda event, **fields: events.append(fields))
-    assert events[-1]["status"] == status
-    assert bool(events[-1]["errors"]) is not complete

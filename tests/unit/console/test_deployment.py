@@ -120,9 +120,38 @@ def test_a_synthetic_shard_of_another_partition_does_not_make_a_result_synthetic
         "iid-seed0": {"examples": 9, "dataset": "cifar10", "alpha": None, "seed": 0},
         "iid-seed5": {"examples": 9, "dataset": "synthetic", "alpha": None, "seed": 5},
     }
-    resources = {"site-1": {"shards": shards}, "site-2": {}}
-    assert dataset(resources, None, 0) == "cifar10"
-    assert dataset(resources, None, 5) == "synthetic"
+    resources = {"site-1": {"shards": shards}}
+    assert dataset(resources, ["site-1"], None, 0) == "cifar10"
+    assert dataset(resources, ["site-1"], None, 5) == "synthetic"
+
+
+def holding(name: str) -> dict[str, Any]:
+    return {"shards": {"iid-seed0": {"examples": 9, "dataset": name, "alpha": None, "seed": 0}}}
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"),
+    [
+        ({"site-1": "cifar10", "site-2": "cifar10"}, "cifar10"),
+        ({"site-1": "cifar10", "site-2": "synthetic"}, "synthetic"),
+        ({"site-1": "cifar10"}, "unknown"),  # site-2 has not answered yet
+        ({"site-1": "synthetic"}, "synthetic"),
+        ({}, "unknown"),
+        ({"site-1": "cifar10", "site-2": "own"}, "unknown"),
+        ({"site-1": "own", "site-2": "own"}, "unknown"),
+        ({"site-1": "cifar10", "site-2": ""}, "unknown"),
+        ({"site-1": "cifar10", "site-2": "cifar10", "site-3": "synthetic"}, "cifar10"),  # site-3 takes no part
+    ],
+)
+def test_the_dataset_is_known_where_all_of_the_jobs_sites_agree_or_any_is_synthetic(held: dict[str, str], expected: str) -> None:
+    resources = {site: holding(name) for site, name in held.items()}
+    assert dataset(resources, ["site-1", "site-2"], None, 0) == expected
+
+
+def test_of_a_partition_that_no_site_has_a_shard_of_the_dataset_is_unknown() -> None:
+    assert dataset({"site-1": holding("cifar10")}, ["site-1"], None, 1) == "unknown"
+    assert dataset({"site-1": holding("cifar10")}, ["site-1"], 0.5, 0) == "unknown"
+    assert dataset({}, [], None, 0) == "unknown"
 
 
 def test_a_site_that_tells_nonsense_of_its_shards_breaks_nothing(tmp_path: Path) -> None:
@@ -132,7 +161,7 @@ def test_a_site_that_tells_nonsense_of_its_shards_breaks_nothing(tmp_path: Path)
         "c": {"shards": {"x": {}}},
         "d": {"device": 3},
     }
-    assert dataset(resources, None, 0) == "cifar10"
+    assert dataset(resources, list(resources), None, 0) == "unknown"
     stack, _ = running(tmp_path)
     lines = stack.table({"registered": list(resources), "resources": resources}).splitlines()
     assert [line.split()[0] for line in lines] == ["participant", "server", "a", "b", "c", "d", "site-1"]

@@ -46,6 +46,10 @@ def test_the_final_evaluations_line_has_no_time_left() -> None:
     assert line == "[1:01] final      site-1: global accuracy 0.6250"
 
 
+def test_a_site_that_leaves_out_its_training_does_not_make_a_round_the_final_one() -> None:
+    assert "round 2/4" in report.progress_line(row(1, "site-1", 0.9), rounds=4, elapsed=20.0)
+
+
 def test_a_progress_line_without_accuracy_says_so() -> None:
     assert "accuracy nan" in report.progress_line({"round": 0, "site": "site-1"}, 1, 1.0)
 
@@ -98,7 +102,11 @@ def test_synthetic_data_is_named_in_capitals_even_if_one_site_alone_has_it() -> 
 def test_datasets_are_named_once_each() -> None:
     rows = [row(0, "site-1", 0.1), row(1, "site-1", 0.1), row(0, "site-2", 0.1, dataset="own")]
     assert report.datasets(rows) == "cifar10, own"
-    assert report.datasets([{"dataset": ""}, {}]) == "unknown data"
+    assert report.datasets([{"dataset": ""}, {}]) == report.datasets([]) == "unknown data"
+
+
+def test_a_site_that_does_not_say_what_it_trained_on_is_not_passed_over() -> None:
+    assert report.datasets([row(0, "site-1", 0.1), row(0, "site-2", 0.1, dataset="")]) == "cifar10, unknown data"
 
 
 def tracking(state: str = "done", reason: str = "", refused: int = 0, **pending: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from multisite.console.docker import Container, Docker
 from multisite.console.settings import ConsoleError, Settings
 from multisite.console.submit import OTHER_SECONDS, QUIET_SECONDS, Following, events
 from multisite.job.options import JobOptions
+from multisite.job.participants import draw
 
 
 class Lines:
@@ -141,6 +142,69 @@ def test_where_jobs_may_carry_code_the_submitter_is_told_what_it_can_read(
     assert submit.submit(allowing, options, client_stream) == 0
     line = "ALLOW_CUSTOM_CODE=yes: code of a job runs as the site's user here, and can read the site's private key, "
     assert line + readable in capsys.readouterr().out
+
+
+SITES = ("site-1", "site-2", "site-3")
+
+
+def offered(*names: str) -> dict[str, Any]:
+    """What `wait` answers where three sites are registered, and the first of them have said what they hold."""
+    shards = [{"iid-seed0": {"examples": 9, "dataset": name, "alpha": None, "seed": 0}} for name in names]
+    return {"registered": list(SITES), "resources": {site: {"shards": held} for site, held in zip(SITES, shards)}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "sites", "recorded", "said"),
+    [
+        (offered("cifar10", "cifar10", "cifar10"), "", "cifar10", ""),
+        (offered("cifar10", "cifar10", "synthetic"), "", "synthetic", "SYNTHETIC DATA STANDS IN FOR CIFAR-10"),
+        (offered("cifar10", "cifar10"), "", "unknown", "dataset: unknown"),
+        (offered("cifar10", "synthetic", "cifar10"), "2", "cifar10", ""),  # the seed draws site-1 and site-3
+        (offered("cifar10", "cifar10"), "2", "unknown", "dataset: unknown"),
+    ],
+)
+def test_the_jobs_sites_are_drawn_and_its_dataset_is_what_those_have_said(
+    deployment: Deployment,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: dict[str, Any],
+    sites: str,
+    recorded: str,
+    said: str,
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setenv("SITES", sites)
+    monkeypatch.setattr(Deployment, "ensure_up", lambda *_: answer)
+    monkeypatch.setattr(Deployment, "table", lambda *_: "")
+    monkeypatch.setattr(submit.Following, "watch", lambda _, command: commands.append(command) or 0)
+    options = JobOptions(sites=int(sites or 2))
+    assert submit.submit(deployment, options, client_stream=False) == 0
+    (command,) = commands
+    assert command[command.index("--on") + 1].split(",") == draw(SITES, int(sites or 3), 0)
+    assert command[command.index("--dataset") + 1] == recorded
+    printed = capsys.readouterr().out.strip()
+    assert printed.startswith(said) if said else not printed
+
+
+def test_a_jobs_last_lines_name_the_final_and_the_best_model_and_what_that_was_chosen_on(
+    deployment: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"round": number, "site": "site-1", "accuracy": 0.1 * number, "dataset": "cifar10"} for number in (0, 1, 2)]
+    finished = {
+        "job_id": "7",
+        "status": "FINISHED:COMPLETED",
+        "errors": {},
+        "tracking": {},
+        "meta": {},
+        "final": {"round": 2, "accuracy": 0.71234, "loss": 0.9},
+        "best": {"round": 1, "accuracy": 0.75},
+    }
+    (tmp_path / "answer").write_bytes(archive("7/rounds.csv", b"x"))
+    assert Following(deployment, job_id="7", rows=rows)._finish(finished) == 0
+    lines = capsys.readouterr().out.splitlines()
+    final = lines.index("final global model: accuracy 0.7123 on cifar10")
+    assert lines[final + 1].startswith("best global model: accuracy 0.7500 after round 1 (models/best_model.safetensors)")
+    assert "chosen by its accuracy on the test set, so this number is optimistic" in lines[final + 1]
 
 
 class Streams:

@@ -1,8 +1,7 @@
-"""What the controller does with what comes back: one round with NVFlare's own controller, and its communicator replaced."""
+"""Whom the controller asks, and what it does with what comes back."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -10,17 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nvflare.apis.client import Client
-from nvflare.apis.controller_spec import ClientTask, Task
-from nvflare.apis.event_type import EventType
-from nvflare.apis.fl_constant import FLContextKey, FLMetaKey, ReservedKey, ReturnCode, ServerCommandNames
-from nvflare.apis.fl_context import FLContext, FLContextManager
-from nvflare.apis.impl.wf_comm_server import WFCommServer
+from nvflare.apis.fl_constant import ReturnCode, ServerCommandNames
 from nvflare.apis.shareable import Shareable, make_reply
-from nvflare.apis.signal import Signal
 from nvflare.app_common.abstract.fl_model import FLModel
-from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
-from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
@@ -34,145 +25,21 @@ from multisite.job import controller as module
 from multisite.job import messages as job_messages
 from multisite.job.aggregator import ExactMean
 from multisite.job.controller import EvaluatedFedAvg
-from multisite.job.progress import PROBLEM_EVENT
-
-SITES = ("site-1", "site-2")
-
-
-def weights(value: float = 0.5) -> dict[str, Any]:
-    return {name: np.full(shape, value, DTYPE) for name, shape in SHAPES["light"].items()}
-
-
-def result(params: Any = None, steps: float = 10, **metrics: float) -> Shareable:
-    model = FLModel(
-        params=weights() if params is None else params,
-        metrics={"accuracy": 0.5, **metrics},
-        meta={FLMetaKey.NUM_STEPS_CURRENT_ROUND: steps},
-    )
-    return FLModelUtils.to_shareable(model)
-
-
-class Persistor(ModelPersistor):
-    """Keeps what is saved."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.saved: list[dict[str, Any]] = []
-
-    def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
-        return make_model_learnable({}, {})
-
-    def save_model(self, model: ModelLearnable, fl_ctx: FLContext) -> None:
-        self.saved.append(model[ModelLearnableKey.WEIGHTS])
-
-
-class Engine:
-    """The server's engine in a job's process, with two sites in it."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Any]] = []
-        self.persistor = Persistor()
-        self.controller: FedAvg | None = None
-        self.aborted = Signal()
-        self.contexts = FLContextManager(
-            engine=self, identity_name="server", job_id="job-1", public_stickers={}, private_stickers={}
-        )
-
-    def new_context(self) -> FLContext:
-        return self.contexts.new_context()
-
-    def get_clients(self) -> list[Client]:
-        return [Client(name, name) for name in SITES]
-
-    def get_component(self, name: str) -> Any:
-        return self.persistor if name == "persistor" else None
-
-    def get_cell(self) -> None:
-        return None
-
-    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        self.events.append((event_type, fl_ctx.get_prop(FLContextKey.EVENT_DATA)))
-        if self.controller is not None:
-            self.controller.handle_event(event_type, fl_ctx)
-        if event_type == EventType.FATAL_SYSTEM_ERROR:  # as NVFlare's server runner does
-            self.aborted.trigger(True)
-
-    def send_aux_request(self, **_: Any) -> None:
-        """A notice to the sites."""
-
-    def said(self, event_type: str) -> list[Any]:
-        return [data for name, data in self.events if name == event_type]
-
-
-class Communicator(WFCommServer):
-    """Answers every task at once, with what the test has for it."""
-
-    def __init__(self, answers: Callable[[str, str], Shareable | None], claims: dict[str, str]) -> None:
-        super().__init__()
-        self.answers, self.claims = answers, claims
-        self.engine: Any = None
-
-    def broadcast(self, task: Task, fl_ctx: FLContext, targets: Any = None, *_: Any, **__: Any) -> None:
-        for site in targets:
-            answer = self.answers(task.name, site)
-            if answer is None:
-                continue  # it never comes, and NVFlare gives the site up
-            context = self.engine.new_context()
-            peer = FLContext()
-            peer.set_prop(ReservedKey.IDENTITY_NAME, self.claims.get(site, site), private=False, sticky=True)
-            context.set_peer_context(peer)
-            client_task = ClientTask(Client(site, site), task)
-            client_task.result = answer
-            with contextlib.suppress(Exception):  # as `WFCommServer._do_process_submission`: it logs it, and the task goes on
-                task.result_received_cb(client_task, context)
-
-    def get_num_standing_tasks(self) -> int:
-        return 0
-
-    def check_tasks(self) -> None:
-        """NVFlare's: there are none."""
-
-
-class Run:
-    """A job of one round that has ended."""
-
-    def __init__(
-        self, controller: FedAvg, answers: Callable[[str, str], Shareable | None], claims: dict[str, str] | None = None
-    ) -> None:
-        self.engine, self.controller = Engine(), controller
-        communicator = Communicator(answers, claims or {})
-        communicator.engine = self.engine
-        self.engine.controller = controller
-        controller.set_communicator(communicator)
-        with self.engine.new_context() as fl_ctx:
-            controller.initialize(fl_ctx)
-            controller.control_flow(self.engine.aborted, fl_ctx)
-
-    @property
-    def problems(self) -> dict[str, str]:
-        return {site: reason for said in self.engine.said(PROBLEM_EVENT) for site, reason in said.items()}
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.engine.said(EventType.FATAL_SYSTEM_ERROR))
-
-    @property
-    def saved(self) -> list[dict[str, Any]]:
-        return self.engine.persistor.saved
+from multisite.job.participants import draw
+from multisite.job.progress import COMPLETE_EVENT
+from tests.unit.controller_run import Answers, Communicator, Engine, Run, measured, result, weights
 
 
 def ours() -> EvaluatedFedAvg:
     return EvaluatedFedAvg(num_clients=2, num_rounds=1, network="light", most_steps=100)
 
 
-def honest(task: str, site: str) -> Shareable:
-    if task == AppConstants.TASK_VALIDATION:
-        return FLModelUtils.to_shareable(FLModel(metrics={"accuracy": 0.6}))
-    return result()
+def honest(task: str, site: str, round_: int) -> Shareable:
+    return measured(accuracy=0.6) if task == AppConstants.TASK_VALIDATION else result()
 
 
-def but(site: str, answer: Shareable | None, task: str = AppConstants.TASK_TRAIN) -> Callable[[str, str], Shareable | None]:
-    return lambda name, who: answer if (name, who) == (task, site) else honest(name, who)
+def but(site: str, answer: Shareable | None, task: str = AppConstants.TASK_TRAIN) -> Answers:
+    return lambda name, who, round_: answer if (name, who) == (task, site) else honest(name, who, round_)
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +51,7 @@ def test_two_honest_sites_complete_a_job_and_its_final_evaluation() -> None:
     run = Run(ours(), honest)
     assert (run.problems, run.failed) == ({}, False)
     assert len(run.saved) == 1
-    assert run.engine.said(module.COMPLETE_EVENT)
+    assert run.engine.said(COMPLETE_EVENT)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +77,7 @@ def test_what_site_2_sends_ends_the_job_under_its_name_and_leaves_no_model(answe
     assert run.failed
     assert run.saved == []
     assert not run.engine.said(AppEventType.BEFORE_AGGREGATION)
-    assert not run.engine.said(module.COMPLETE_EVENT)
+    assert not run.engine.said(COMPLETE_EVENT)
 
 
 def test_a_final_evaluation_that_a_site_does_not_give_is_no_completed_job() -> None:
@@ -245,7 +112,7 @@ def test_a_final_evaluation_without_an_accuracy_is_refused(metrics: dict[str, An
     answer = FLModelUtils.to_shareable(FLModel(params={"w": np.zeros(1)}, metrics=metrics))
     run = Run(ours(), but("site-2", answer, AppConstants.TASK_VALIDATION))
     assert run.failed
-    assert not run.engine.said(module.COMPLETE_EVENT)
+    assert not run.engine.said(COMPLETE_EVENT)
 
 
 def test_nvflares_own_fedavg_goes_on_without_the_result_that_its_aggregator_refused() -> None:
@@ -255,9 +122,88 @@ def test_nvflares_own_fedavg_goes_on_without_the_result_that_its_aggregator_refu
         aggregator=ExactMean({name: (shape, DTYPE) for name, shape in SHAPES["light"].items()}),
     )  # fmt: skip
     spoiled = result({**weights(), "head.bias": np.full(10, math.nan, np.float32)})
-    run = Run(stock, lambda task, site: spoiled if site == "site-2" else result())
+    run = Run(stock, lambda task, site, round_: spoiled if site == "site-2" else result())
     assert not run.failed
     assert len(run.saved) == 1
+
+
+THREE = ("site-3", "site-1", "site-2")
+
+
+def asked(run: Run) -> list[tuple[str, int]]:
+    return [(task, round_) for task, round_, _ in run.asked]
+
+
+def of_two(**more: Any) -> EvaluatedFedAvg:
+    return EvaluatedFedAvg(num_clients=2, num_rounds=3, network="light", **more)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4])
+def test_of_more_sites_the_seed_draws_those_that_train_in_every_round_and_evaluate(seed: int) -> None:
+    run = Run(of_two(seed=seed), honest, engine=Engine(THREE))
+    assert asked(run) == [("train", 0), ("train", 1), ("train", 2), ("validate", 3)]
+    assert [sites for *_, sites in run.asked] == [draw(THREE, 2, seed)] * 4
+    assert not run.failed
+
+
+def test_sites_that_the_job_names_take_part_and_no_others() -> None:
+    run = Run(of_two(sites=["site-2", "site-3"]), honest, engine=Engine(THREE))
+    assert {tuple(sites) for *_, sites in run.asked} == {("site-2", "site-3")}
+    assert run.engine.said(COMPLETE_EVENT)
+
+
+def test_a_site_that_the_job_names_and_that_is_not_there_ends_it_under_its_name() -> None:
+    run = Run(of_two(sites=["site-1", "site-4"]), honest, engine=Engine(THREE))
+    assert list(run.problems) == ["site-4"]
+    assert (run.failed, run.asked) == (True, [])
+
+
+def test_a_job_with_fewer_sites_than_it_wants_does_not_go_on_with_those() -> None:
+    run = Run(of_two(), honest, engine=Engine(("site-1",)))
+    assert run.problems == {"server": "the job wants 2 sites and has site-1"}
+    assert (run.failed, run.asked) == (True, [])
+
+
+def test_what_fails_on_a_site_that_does_not_take_part_ends_nothing() -> None:
+    run = Run(of_two(sites=["site-1", "site-2"]), honest, engine=Engine(THREE))
+    report = {"state": "idle", "task": "", "round": -1, "error": "ShardError: none"}
+    run.controller._take_state("site-3", report)  # type: ignore[attr-defined]
+    assert run.problems == {}
+    run.controller._take_state("site-2", report)  # type: ignore[attr-defined]
+    assert list(run.problems) == ["site-2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sites", "site-1"),
+        ("sites", {"site-1": 1, "site-2": 2}),
+        ("sites", ["site-1", 2]),
+        ("sites", ["site-1", ["site-2"]]),
+        ("sites", ["site-1", ""]),
+        ("sites", ["site-1", "x" * 129]),
+        ("sites", ["site-1", "site-2\x1b[2J"]),
+        ("sites", ["site-1", "site-1"]),
+        ("sites", ["site-1"]),
+        ("sites", ["site-1", "site-2", "site-3"]),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("seed", "0"),
+        ("seed", True),
+        ("num_clients", 0),
+        ("num_clients", "2"),
+        ("num_clients", True),
+        ("most_steps", 0),
+        ("most_steps", 10**12),
+        ("network", "resnet"),
+        ("network", ["light"]),
+    ],
+)
+def test_an_argument_that_is_none_is_refused_by_name(name: str, value: object) -> None:
+    arguments: dict[str, Any] = {"num_clients": 2, "num_rounds": 1, name: value}
+    with pytest.raises(ValueError, match=f"^{name} must be") as refused:
+        EvaluatedFedAvg(**arguments)
+    assert str(refused.value).isprintable()
 
 
 def test_a_problem_that_a_site_reports_replaces_what_was_guessed_and_others_only_follow() -> None:

@@ -40,6 +40,10 @@ def test_flags_and_make_variables_give_the_same_options() -> None:
     assert by_flag == by_variable == JobOptions(**GIVEN)  # type: ignore[arg-type]
 
 
+def test_a_dataset_that_is_unknown_survives_the_command_line() -> None:
+    assert parse(*JobOptions(dataset="unknown").as_arguments()).dataset == "unknown"
+
+
 def test_no_flag_and_no_variable_give_the_defaults() -> None:
     assert parse() == job_options.from_variables({}) == JobOptions()
 
