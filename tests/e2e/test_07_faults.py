@@ -211,6 +211,7 @@ def test_a_killed_writer_is_replaced_and_repeats_nothing(open_stack: Stack, clie
     job_id = begin(open_stack, job)
     service = "site-1" if clients else "server"
     for _ in range(3 if os.environ.get("FAULTS") == "all" else 1):
+        open_stack.wait_for(lambda: spool(open_stack, service, job_id)["state"] == "online", "a writer", 60)
         kill_python(open_stack, service, "multisite.tracking.writer")
         deadline = time.monotonic() + random.uniform(2, 6)
         open_stack.wait_for(lambda: time.monotonic() > deadline, "a random moment", 10)  # noqa: B023

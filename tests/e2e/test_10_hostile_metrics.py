@@ -24,7 +24,7 @@ pids = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdigit()
 def line(pid):
     try: return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\\0")
     except OSError: return []
-node = min(pid for pid in pids if b"node" in line(pid) and b"multisite" in line(pid) and line(pid)[0].endswith(b"python"))
+node = min(pid for pid in pids if b"multisite.node" in line(pid) and line(pid)[0].endswith(b"python"))
 spool = pathlib.Path("/workspace/spool")
 print(json.dumps({"descriptors": len(os.listdir(f"/proc/{node}/fd")), "folders": sum(entry.is_dir() for entry in spool.iterdir())}))
 """

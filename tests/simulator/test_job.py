@@ -127,9 +127,30 @@ def test_the_global_model_is_kept_as_finite_arrays(job: Job) -> None:
     assert all(value.dtype == np.float32 for value in weights.values())
 
 
-def test_the_best_model_is_kept_beside_it(job: Job) -> None:
+def named(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    return {metric["name"]: metric["value"] for metric in metrics}
+
+
+def test_the_final_models_accuracy_is_the_same_in_every_file_and_on_the_screen(job: Job) -> None:
+    report, summary = job.read("rounds.json"), job.read("metrics_summary.json")
+    accuracies = [row["accuracy"] for row in report["rows"] if row["round"] == ROUNDS]
+    final = report["final"]["accuracy"]
+    assert sum(accuracies) / len(accuracies) == pytest.approx(final, abs=1e-12)
+    assert (summary["final_round"], named(summary["final_aggregated_metrics"])["accuracy"]) == (ROUNDS, final)
+    assert f"final global model: accuracy {final:.4f} on SYNTHETIC\n" in job.done.stdout
+
+
+def test_the_best_model_is_kept_beside_it_and_said_with_its_round_and_what_it_was_chosen_on(job: Job) -> None:
     best, final = (load_file(job.only(name)) for name in ("best_model.safetensors", "global_model.safetensors"))
     assert best.keys() == final.keys()
+    report, summary = job.read("rounds.json"), job.read("metrics_summary.json")
+    by_round = {done: [row["accuracy"] for row in report["rows"] if row["round"] == done] for done in range(1, ROUNDS + 1)}
+    chosen = report["best"]
+    assert chosen["accuracy"] == pytest.approx(max(sum(values) / len(values) for values in by_round.values()), abs=1e-12)
+    assert (summary["best_round"], named(summary["best_metrics"])) == (chosen["round"], {"accuracy": chosen["accuracy"]})
+    assert all(np.array_equal(best[name], final[name]) for name in best) is (chosen["round"] == ROUNDS)
+    line = f"best global model: accuracy {chosen['accuracy']:.4f} after round {chosen['round']} (models/best_model.safetensors)"
+    assert f"{line}; chosen by its accuracy on the test set" in job.done.stdout
 
 
 def test_the_account_has_every_site_and_through_the_server_the_server_too(through_server: Job, from_sites: Job) -> None:
@@ -172,6 +193,8 @@ def test_sync_delivers_a_finished_simulation_once_there_is_a_key(through_server:
                 (name,) = [site for site in report["sites"] if run["display_name"].startswith(site)]
                 assert len(rows(run)) == report["sites"][name]["logged"] == report["sites"][name]["delivered"]
                 assert not run["duplicate_lines"]
+                if name == "server":
+                    assert run["summary"]["global/accuracy"] == through_server.read("rounds.json")["final"]["accuracy"]
     finally:
         backend.stop()
 
@@ -211,6 +234,7 @@ def test_an_exported_job_carries_configuration_and_no_code(tmp_path: Path) -> No
     assert "ClientAPIExecutor" not in text
     assert "multisite.tracking.receiver.WandbReceiver" in text
     assert "multisite.job.controller.EvaluatedFedAvg" in text
+    assert '"dataset": "unknown"' in text  # nobody has looked
 
 
 @pytest.mark.parametrize(("more", "place"), [((), "server"), (("--streamed_to_clients", "--no-streamed_to_server"), "client")])
