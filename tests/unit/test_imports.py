@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "tracking": set(),
     "nvflare_patches": set(),
     "job": {"tracking", "cifar10"},
-    "provisioning": {"tracking", "cifar10"},
+    "provisioning": {"job", "tracking", "cifar10"},
     "node": {"job", "provisioning", "tracking", "cifar10", "nvflare_patches"},
     "admin": {"job", "provisioning", "tracking", "cifar10", "nvflare_patches"},
     "console": {"job", "provisioning", "tracking", "cifar10"},

@@ -14,17 +14,8 @@ from nvflare.lighter.ctx import ProvisionContext
 from nvflare.lighter.entity import Participant, Project
 from nvflare.lighter.spec import Builder
 
-OUR_COMPONENTS = (
-    "multisite.job.aggregator.ExactMean",
-    "multisite.job.controller.EvaluatedFedAvg",
-    "multisite.job.executor.TrainingExecutor",
-    "multisite.job.job_state.JobState",
-    "multisite.job.persistor.SafetensorsPersistor",
-    "multisite.job.progress.RoundReporter",
-    "multisite.job.task_notice.TaskNotice",
-    "multisite.tracking.receiver.WandbReceiver",
-    "multisite.tracking.recorder.MetricsRecorder",
-)
+from multisite.job.components import OUR_COMPONENTS
+
 JOB_STORE = "/workspace/jobs"
 SNAPSHOTS = "/workspace/snapshots"
 HEARTBEAT_TIMEOUT_SECONDS = 60  # a site whose link is cut for half a minute is not lost: NVFlare drops its token for good

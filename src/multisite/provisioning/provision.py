@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from multisite.job.components import OUR_COMPONENTS
 from multisite.provisioning import handout
 from multisite.provisioning.handout import STAMP
 from multisite.provisioning.kit import Kit, KitError, read_kit, server_names
@@ -33,7 +34,7 @@ POLICY = Path(__file__).with_name("policy.py")  # by its place: it imports NVFla
 
 def made_from(project: dict[str, Any]) -> dict[str, str]:
     """What kits are made from: the effective project and our policy (as a digest), NVFlare's release, and the project's scheme."""
-    text = json.dumps(project, sort_keys=True) + POLICY.read_text(encoding="utf-8")
+    text = json.dumps([project, OUR_COMPONENTS], sort_keys=True) + POLICY.read_text(encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
     return {"digest": digest, "NVFlare": importlib.metadata.version("nvflare"), "scheme": scheme_of(project)}
 

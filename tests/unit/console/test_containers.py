@@ -132,7 +132,7 @@ def test_a_containers_message_reaches_the_terminal_without_escapes(tmp_path: Pat
 
 def test_nobody_waits_for_the_data_of_a_deployment_that_could_not_be_provisioned(tmp_path: Path) -> None:
     docker = StackDocker(tmp_path, failing="provision")
-    with pytest.raises(ConsoleError, match="^provision: a broken file"):
+    with pytest.raises(ConsoleError, match=r"^provision: a broken file"):
         Containers(docker).prepare([])
     assert "data stopped" in docker.happened
     assert not any("started" in what for what in docker.happened)

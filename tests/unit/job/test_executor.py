@@ -15,9 +15,9 @@ from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAu
 from nvflare.fuel.utils.component_builder import ComponentBuilder
 
 from multisite.cifar10.manifest import SHAPES
+from multisite.job.components import OUR_COMPONENTS
 from multisite.job.executor import CLIENT_SCRIPT, TrainingExecutor
 from multisite.job.options import NETWORKS
-from multisite.provisioning.policy import OUR_COMPONENTS
 
 GOOD: dict[str, Any] = {
     "partition": "dirichlet0.5-seed0", "network": "light", "rounds": 3, "local_epochs": 1, "batch_size": 64, "lr": 0.1, "seed": 0,

@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from multisite.job.components import OUR_COMPONENTS
 from multisite.provisioning import policy, provision
 from multisite.provisioning.handout import STAMP
 from multisite.provisioning.kit import KitError, read_kit, server_names
@@ -124,11 +125,11 @@ def test_a_kit_refuses_code_that_arrives_with_a_job(first: Place, name: str) -> 
 @pytest.mark.parametrize("name", ["server", "site-1", "site-2"])
 def test_a_kit_allows_our_components_by_name(first: Place, name: str) -> None:
     allowed = first.read(name, "local", policy.RESOURCES)["class_allow_list"]
-    assert set(policy.OUR_COMPONENTS) <= set(allowed)
+    assert set(OUR_COMPONENTS) <= set(allowed)
     assert not [entry for entry in allowed if entry in ("*", "multisite", "multisite.*")]
 
 
-@pytest.mark.parametrize("name", policy.OUR_COMPONENTS)
+@pytest.mark.parametrize("name", OUR_COMPONENTS)
 def test_every_allowed_component_exists(name: str) -> None:
     module, _, attribute = name.rpartition(".")
     __import__(module)
