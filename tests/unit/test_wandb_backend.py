@@ -8,7 +8,8 @@ import hashlib
 import http.client
 import json
 import socket
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,15 +55,19 @@ def send(url: str, body: bytes | None = None, key: str | None = KEY, method: str
 
 
 def test_a_backend_that_refuses_for_a_while_listens_no_more_and_comes_back_with_everything() -> None:
-    backend = WandbBackend(("127.0.0.1", 0), KeyRing({KEY: "server"}))
-    threading.Thread(target=backend.serve_with_refusals, daemon=True).start()
-    send(backend.url + "/graphql", json.dumps({"query": UPSERT, "variables": {"name": "r1"}}).encode())
-    host, port = backend.server_address[:2]
-    set_faults(backend.url, refuse=1.0)
-    deadline = time.monotonic() + 10
-    while not refuses(str(host), port):
-        assert time.monotonic() < deadline, "the port never closed"
-    assert [run["name"] for run in BackendState.fetch(backend.url).runs()] == ["r1"]
+    command = [sys.executable, "-m", "tests.wandb_backend", "--port", "0", "--keys", f"{KEY}=server"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as backend:
+        try:
+            assert backend.stdout is not None
+            url = backend.stdout.readline().split()[2]
+            send(url + "/graphql", json.dumps({"query": UPSERT, "variables": {"name": "r1"}}).encode())
+            set_faults(url, refuse=1.0)
+            deadline = time.monotonic() + 10
+            while not refuses("127.0.0.1", int(url.rpartition(":")[2])):
+                assert time.monotonic() < deadline, "the port never closed"
+            assert [run["name"] for run in BackendState.fetch(url).runs()] == ["r1"]
+        finally:
+            backend.terminate()
 
 
 def refuses(host: str, port: int) -> bool:

@@ -145,5 +145,6 @@ def test_pythons_logging_takes_the_plain_console(default: dict[str, Any], capsys
         ours.info("round %d started", 1)
     finally:
         ours.handlers.clear()
+        ours.setLevel(logging.NOTSET)
         ours.propagate = True
     assert capsys.readouterr().out.endswith(" INFO round 1 started\n")
