@@ -2,7 +2,7 @@
 
 python jobs/wandb_job.py                                                simulator, metrics through the server
 python jobs/wandb_job.py --streamed_to_clients --no-streamed_to_server  simulator, metrics from each site
-python jobs/wandb_job.py --export DIR                                   the job folder that `make submit` submits
+python jobs/wandb_job.py --export DIR                                   the job's folder, to submit by hand: for any sites
 """
 
 from __future__ import annotations
@@ -49,10 +49,9 @@ def main() -> int:
         print(f"job written to {parsed.export}")
         return 0
     from multisite.job.simulation import prepare_data, simulate
-    from multisite.provisioning.policy import OUR_COMPONENTS
 
     dataset = prepare_data(options, parsed.data, parsed.cifar10, parsed.limit)
-    return simulate(dataclasses.replace(options, dataset=dataset), parsed.data, parsed.workspace, OUR_COMPONENTS)
+    return simulate(dataclasses.replace(options, dataset=dataset), parsed.data, parsed.workspace)
 
 
 if __name__ == "__main__":

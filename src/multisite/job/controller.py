@@ -83,7 +83,7 @@ class EvaluatedFedAvg(FedAvg):
         expected = {name: (shape, DTYPE) for name, shape in SHAPES[network].items()} if network else None
         super().__init__(
             num_clients=num_clients,
-            num_rounds=num_rounds,
+            num_rounds=checked_whole("num_rounds", num_rounds, 1, sys.maxsize),
             persistor_id=persistor_id,
             task_check_period=TASK_CHECK_SECONDS,
             aggregator=ExactMean(expected, most_steps),

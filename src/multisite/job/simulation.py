@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from multisite.cifar10 import prepare
 from multisite.cifar10.partition import Partition
 from multisite.job import outcome
 from multisite.job.client import DATA
+from multisite.job.components import OUR_COMPONENTS
 from multisite.job.options import UNKNOWN, JobOptions
 from multisite.job.progress import RESULTS
 from multisite.job.recipe import NAME, Cifar10Recipe
@@ -46,14 +46,8 @@ def prepare_data(options: JobOptions, data: Path, cifar10: Path | None, limit: i
     return str(json.loads(manifest.read_text(encoding="utf-8"))["dataset"])
 
 
-def simulate(options: JobOptions, data: Path, workspace: Path, components: Sequence[str]) -> int:
+def simulate(options: JobOptions, data: Path, workspace: Path) -> int:
     """Runs the job and prints what it reached and where its results are.
-
-    Args:
-        options: the job's options.
-        data: folder of the shards.
-        workspace: where the results go.
-        components: what a site's policy allows beside NVFlare's own.
 
     Returns:
         The exit status: 0 if every round completed.
@@ -62,7 +56,7 @@ def simulate(options: JobOptions, data: Path, workspace: Path, components: Seque
     os.environ[DATA] = str(data.resolve() / "{site}")
     os.environ.setdefault(ROOT_VARIABLE, str(workspace / "spool"))
     os.environ[JOB_VARIABLE] = f"simulation-{uuid.uuid4().hex[:12]}"
-    _allow(components, workspace / NAME)
+    _allow_our_components(workspace / NAME)
     sites = site_names(options.sites)
     recipe = Cifar10Recipe(options, sites)
     try:
@@ -84,9 +78,9 @@ def simulate(options: JobOptions, data: Path, workspace: Path, components: Seque
     return 0 if report["complete"] and len(final) == options.sites else 1
 
 
-def _allow(components: Sequence[str], workspace: Path) -> None:
-    """The simulator's site policy: NVFlare's own list and these, as provisioning writes it for real sites."""
+def _allow_our_components(workspace: Path) -> None:
+    """The simulator's site policy: NVFlare's own list and ours, as provisioning writes it for real sites."""
     local = workspace / "local"
     local.mkdir(parents=True, exist_ok=True)
-    policy = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, *components]}
+    policy = {"format_version": 2, "class_allow_list": [*DEFAULT_CLASS_ALLOW_LIST, *OUR_COMPONENTS]}
     (local / "resources.json").write_text(json.dumps(policy, indent=1), encoding="utf-8")

@@ -193,6 +193,8 @@ def test_what_fails_on_a_site_that_does_not_take_part_ends_nothing() -> None:
         ("num_clients", 0),
         ("num_clients", "2"),
         ("num_clients", True),
+        ("num_rounds", 0),
+        ("num_rounds", "3"),
         ("most_steps", 0),
         ("most_steps", 10**12),
         ("network", "resnet"),
