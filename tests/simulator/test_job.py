@@ -253,7 +253,7 @@ def test_nvflares_own_receiver_can_be_chosen_for_comparison(tmp_path: Path, more
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "said"),
     [
         (("--rounds", "0"), "rounds must be a whole number from 1 to 10000, not 0"),
         (("--lr", "fast"), "--lr"),
@@ -262,10 +262,10 @@ def test_nvflares_own_receiver_can_be_chosen_for_comparison(tmp_path: Path, more
         (("--network", "resnet"), "network must be one of light, compact, moderate, upstream, not 'resnet'"),
     ],
 )
-def test_a_bad_option_is_exit_status_2_that_names_it(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_a_bad_option_is_exit_status_2_that_names_it(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     done = command(tmp_path, *arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

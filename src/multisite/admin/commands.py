@@ -1,4 +1,4 @@
-"""What the admin can do: each command speaks NVFlare through a logged-in session and tells what happens in events.
+"""What the admin can do: each command speaks NVFlare through a logged-in session and says what happens in events.
 
 An event is a name and fields, see `service.Emitter`. A command returns its exit status.
 """
@@ -32,7 +32,7 @@ START_PERIOD = 0.5  # NVFlare keeps a thread for a minute for every answer that 
 RESOURCES_SECONDS = 3.0  # a site answers as soon as it has started, a moment after it has registered
 STATS_SECONDS = 1.0
 ALIVE_SECONDS = 20.0
-STATUS_SECONDS = 5.0  # a job process that tells of its rounds is running
+STATUS_SECONDS = 5.0  # a job process that reports its rounds is running
 STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
 SUMMARY = "metrics_summary.json"  # NVFlare's `MetricsArtifactWriter`
@@ -149,7 +149,7 @@ def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
     """The reporter's snapshot from NVFlare's job stats; None while the job has none to give.
 
     A job process that is starting or ending answers nothing, and NVFlare reports that as `NoConnection` to the server.
-    Whether the server itself is gone, the next look at the job's status tells.
+    Whether the server itself is gone, the next look at the job's status shows.
     """
     flare.set_timeout(STATS_TIMEOUT_SECONDS)
     try:

@@ -1,4 +1,4 @@
-"""The admin: its session, what it tells, and a job process that gives no answer while it starts or ends."""
+"""The admin: its session, what it says, and a job process that gives no answer while it starts or ends."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ class LongRound(Flare):
         return {"status": self.status if self.now < self.end else commands.COMPLETED}
 
 
-def test_whoever_follows_a_round_of_an_hour_is_told_all_along_that_the_server_has_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_follows_a_round_of_an_hour_hears_all_along_that_the_server_has_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     flare = LongRound()
     monkeypatch.setattr(commands, "time", flare)
     monkeypatch.setattr(commands, "_bring_results", lambda *_: 0)
-    told: list[float] = [flare.now]
-    commands._follow(cast(Session, flare), "7", lambda event, **fields: told.append(flare.now))
-    gaps = [later - earlier for earlier, later in itertools.pairwise(told)]
+    said: list[float] = [flare.now]
+    commands._follow(cast(Session, flare), "7", lambda event, **fields: said.append(flare.now))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(said)]
     assert max(gaps) <= commands.ALIVE_SECONDS + commands.STATUS_SECONDS < QUIET_SECONDS / 4
     assert min(gaps[1:-1]) >= commands.ALIVE_SECONDS, "and no oftener than that"
 
 
-def test_of_a_job_that_only_waits_nothing_is_told_so_that_whoever_follows_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_job_that_only_waits_nothing_is_said_so_that_whoever_follows_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     flare = LongRound("SUBMITTED")
     monkeypatch.setattr(commands, "time", flare)
     monkeypatch.setattr(commands, "_bring_results", lambda *_: 0)
-    told: list[str] = []
-    commands._follow(cast(Session, flare), "7", lambda event, **fields: told.append(fields["status"]))
-    assert told == ["SUBMITTED", commands.COMPLETED]
+    said: list[str] = []
+    commands._follow(cast(Session, flare), "7", lambda event, **fields: said.append(fields["status"]))
+    assert said == ["SUBMITTED", commands.COMPLETED]
 
 
 def test_a_site_that_offers_what_json_can_not_say_has_offered_nothing_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_a_session_that_lost_its_server_is_not_kept() -> None:
     assert len(logins.made) == 2
 
 
-def told(command: Callable[..., int]) -> tuple[int, list[dict[str, Any]]]:
+def outcome_of(command: Callable[..., int]) -> tuple[int, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     code = admin_service.run(
         command, argparse.Namespace(job="7"), Pool(Logins()), lambda event, **fields: events.append({"event": event, **fields})
@@ -149,7 +149,7 @@ def test_what_goes_wrong_is_an_event_with_the_next_step(problem: Exception, code
     def command(*_: object) -> int:
         raise problem
 
-    status, events = told(command)
+    status, events = outcome_of(command)
     assert (status, events[-1]["message"]) == (code, words)
     assert events[-1]["next"]
 
@@ -201,7 +201,7 @@ def test_a_command_that_comes_while_the_admin_logs_in_waits_for_that_session() -
     assert len(logged_in) == 1
 
 
-def test_a_server_that_does_not_answer_at_the_start_is_told_to_the_first_command() -> None:
+def test_a_server_that_does_not_answer_at_the_start_is_an_error_of_the_first_command() -> None:
     def log_in(seconds: float) -> Session:
         raise NoConnection("refused")
 
@@ -223,11 +223,11 @@ def test_a_site_that_has_just_registered_is_asked_again_for_what_it_has_to_offer
     answers: list[Any], resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flare = Flare()
-    told = iter(answers)
+    said = iter(answers)
 
     def report_resources(target: str, sites: list[str]) -> dict[str, str]:
         assert (target, sites) == ("client", ["site-1"])
-        answer = next(told)
+        answer = next(said)
         if isinstance(answer, Exception):
             raise answer
         return cast(dict[str, str], answer)

@@ -30,8 +30,8 @@ class FakeDocker(Docker):
 
     def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
         if arguments[0] == "info":
-            told = {"ServerVersion": "20.10", "DockerRootDir": str(self.home), "Runtimes": {name: {} for name in self.runtimes}}
-            return Result(0, json.dumps(told), "")
+            answer = {"ServerVersion": "20.10", "DockerRootDir": str(self.home), "Runtimes": {name: {} for name in self.runtimes}}
+            return Result(0, json.dumps(answer), "")
         return Result(1, "", "no such image")
 
 
@@ -154,7 +154,7 @@ def test_of_a_partition_that_no_site_has_a_shard_of_the_dataset_is_unknown() -> 
     assert dataset({}, [], None, 0) == "unknown"
 
 
-def test_a_site_that_tells_nonsense_of_its_shards_breaks_nothing(tmp_path: Path) -> None:
+def test_a_site_that_reports_nonsense_of_its_shards_breaks_nothing(tmp_path: Path) -> None:
     resources: dict[str, dict[str, Any]] = {
         "a": {"shards": 7},
         "b": {"shards": {"x": "y"}},

@@ -34,7 +34,7 @@ class Lines:
         return line
 
 
-def told(*lines: tuple[float, str | None]) -> list[dict[str, Any]]:
+def admin_says(*lines: tuple[float, str | None]) -> list[dict[str, Any]]:
     return list(events(cast("queue.Queue[str | None]", Lines(*lines))))
 
 
@@ -44,24 +44,24 @@ def event(name: str, **fields: object) -> str:
 
 def test_a_round_of_hours_is_followed_as_long_as_the_admin_says_that_the_server_has_the_job() -> None:
     alive = [(20.0, event("alive", status="RUNNING"))] * 1000
-    assert len(told((1.0, event("status", status="RUNNING")), *alive, (1.0, event("finished")), (0.0, None))) == 1002
+    assert len(admin_says((1.0, event("status", status="RUNNING")), *alive, (1.0, event("finished")), (0.0, None))) == 1002
 
 
 def test_an_admin_that_hangs_is_noticed_and_the_next_step_is_named() -> None:
     with pytest.raises(ConsoleError, match=rf"nothing new from the admin for {QUIET_SECONDS:.0f} s(.|\n)*next: make status"):
-        told((1.0, event("status", status="RUNNING")), (QUIET_SECONDS + 1, event("alive")))
+        admin_says((1.0, event("status", status="RUNNING")), (QUIET_SECONDS + 1, event("alive")))
 
 
 @pytest.mark.parametrize("status", ["SUBMITTED", "FINISHED:COMPLETED"])
 def test_a_job_that_waits_and_results_that_are_fetched_may_take_longer_but_not_for_ever(status: str) -> None:
     before = [(1.0, event("status", status="RUNNING")), (1.0, event("status", status=status))]
-    assert len(told(*before, (OTHER_SECONDS - 1, event("finished")), (0.0, None))) == 3
+    assert len(admin_says(*before, (OTHER_SECONDS - 1, event("finished")), (0.0, None))) == 3
     with pytest.raises(ConsoleError, match="nothing new"):
-        told(*before, (OTHER_SECONDS + 1, event("finished")))
+        admin_says(*before, (OTHER_SECONDS + 1, event("finished")))
 
 
 def test_an_admin_that_dies_ends_the_events() -> None:
-    assert told((1.0, event("status", status="RUNNING")), (1.0, None)) == [{"event": "status", "status": "RUNNING"}]
+    assert admin_says((1.0, event("status", status="RUNNING")), (1.0, None)) == [{"event": "status", "status": "RUNNING"}]
 
 
 def archive(name: str, content: bytes) -> bytes:
@@ -108,7 +108,7 @@ def test_a_site_can_not_make_the_console_say_that_a_job_completed(
     lines = [(0.0, event("report", row=row, rounds=2, started=0.0)), (0.0, event("finished", **finished)), (0.0, None)]
     (tmp_path / "answer").write_bytes(archive("7/rounds.csv", b"x"))
     following = Following(deployment, job_id="7")
-    codes = [following._finish(line) if line["event"] == "finished" else following._show(line) for line in told(*lines)]
+    codes = [following._finish(line) if line["event"] == "finished" else following._show(line) for line in admin_says(*lines)]
     printed = capsys.readouterr().out
     assert codes == [None, 1]
     assert not set(printed) & set(map(chr, [*range(10), *range(11, 32), 127]))
@@ -130,7 +130,7 @@ def test_a_kit_is_brought_with_its_key_for_its_owner_alone(
 
 
 @pytest.mark.parametrize(("client_stream", "readable"), [(False, "its data\n"), (True, "its data and the W&B key\n")])
-def test_where_jobs_may_carry_code_the_submitter_is_told_what_it_can_read(
+def test_where_jobs_may_carry_code_what_it_can_read_is_said(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], client_stream: bool, readable: str
 ) -> None:
     monkeypatch.setattr(Deployment, "ensure_up", lambda *_: {"registered": ["site-1"], "resources": {}})
