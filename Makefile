@@ -3,7 +3,7 @@
 CONSOLE = PYTHONPATH=src python3 -m multisite.console
 
 .DEFAULT_GOAL = help
-.PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast test-faults bench bench-metrics
+.PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast test-next test-faults bench bench-metrics
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -50,10 +50,13 @@ check: ## lint, format and types, in the test image
 test-fast: ## unit and simulator tests, in the test image
 	@docker/test.sh fast
 
+test-next: ## unit and simulator tests and one job, with the newest NVFlare of the package index, pre-releases too
+	@docker/test.sh newest
+
 test-faults: ## every fault that metrics must survive, both ways of streaming (about 40 minutes)
 	@docker/test.sh faults
 
-bench: ## what federation costs: rounds, start, end; beside plain PyTorch, the simulator, stock containers [QUICK=1]
+bench: ## what federation costs: rounds, start, end; beside plain PyTorch, the simulator, stock containers [QUICK=1, PATCHES=each]
 	@docker/test.sh bench
 
 bench-metrics: ## what metrics cost, beside NVFlare's own path [QUICK=1]

@@ -3,6 +3,7 @@
 #   BASE_IMAGE   debian slim image to start from
 #   CA_BUNDLE    file of CA certificates to trust while building (proxies that re-sign TLS); the usual variables are read too
 #   TORCH_INDEX  package index for torch and torchvision, for example one of CPU wheels
+#   NVFLARE      next or newest: control, site and test with that NVFlare, see the Dockerfile
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tag=$1
@@ -29,8 +30,13 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for target in "$@"; do
     started=$SECONDS
-    DOCKER_BUILDKIT=1 "$client" build --progress=plain --file docker/Dockerfile --target "$target" --tag "multisite-$target:$tag" \
-        --build-arg "BASE=$base" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" --secret "id=ca,src=$ca" --label "multisite.inputs=${INPUTS:-unknown}" . >"$log" 2>&1 ||
+    stage=$target
+    case "${NVFLARE:-} $target" in
+    " "* | *gateway | *console-test) ;;
+    *) stage=other-nvflare ;;
+    esac
+    DOCKER_BUILDKIT=1 "$client" build --progress=plain --file docker/Dockerfile --target "$stage" --tag "multisite-$target:$tag" \
+        --build-arg "BASE=$base" --build-arg "OVER=$target" --build-arg "NVFLARE=${NVFLARE:-}" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" --secret "id=ca,src=$ca" --label "multisite.inputs=${INPUTS:-unknown}" . >"$log" 2>&1 ||
         { tail -n 40 "$log" >&2; die "image multisite-$target failed to build" "read the lines above; a proxy that re-signs TLS needs CA_BUNDLE=FILE"; }
     printf 'image multisite-%s:%s built in %d s\n' "$target" "$tag" $((SECONDS - started)) >&2
 done

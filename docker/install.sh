@@ -2,13 +2,16 @@
 # Installs one locked list into /opt/venv during the image build, with the user's CA bundle (secret `ca`) where there is one.
 # TORCH_INDEX takes torch and torchvision, at the locked releases, from that index instead; other builds of a release have other
 # hashes, so those two are then held by release alone.
+# NVFLARE=newest installs the newest NVFlare instead, pre-releases too, over the dependencies that are there.
 set -eu
 [ ! -s /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca
 [ -x /opt/venv/bin/python ] || /tools/bin/uv venv --quiet --python /usr/bin/python3 /opt/venv
 
 install() { /tools/bin/uv pip install --quiet --no-cache --compile-bytecode --python /opt/venv/bin/python "$@"; }
 
-if [ -n "${TORCH_INDEX:-}" ]; then
+if [ "${NVFLARE:-}" = newest ]; then
+    install --no-deps --prerelease allow --upgrade nvflare
+elif [ -n "${TORCH_INDEX:-}" ]; then
     install --require-hashes -r /requirements/site-cpu.txt
     install --no-deps --default-index "$TORCH_INDEX" $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' "$1")
 else

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests:  docker/test.sh check|fast|console|e2e|faults|bench|bench-metrics|all    (all sets up everything; CI calls it)
+# The tests:  docker/test.sh check|fast|console|next|newest|e2e|faults|bench|bench-metrics|all    (all sets up everything; CI calls it)
 #   CIFAR10_DIR   a local copy of CIFAR-10; a `shared/data` folder beside the project is found by itself
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,13 @@ check() {
     in_test_image ruff check --no-cache . && in_test_image ruff format --no-cache --check . && in_test_image mypy --cache-dir /tmp/mypy
 }
 fast() { in_test_image python -m pytest -p no:cacheprovider tests/unit tests/simulator; }
+next() { # the unit and simulator tests, and one job in containers, with another NVFlare: next is locked, newest is not
+    export NVFLARE=$1
+    IMAGE_TAG=$1 $CONSOLE build-test
+    IMAGE_TAG=$1 fast
+    docker/venv.sh
+    IMAGE_TAG=$1 .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/one_job.py
+}
 console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11.2 and 3.13
     local suite
     for suite in bullseye bookworm trixie; do
@@ -30,6 +37,7 @@ console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11
 e2e() {
     docker/venv.sh
     .venv/bin/python -m pytest -p no:cacheprovider tests/e2e
+    PATCHES=none .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/one_job.py
 }
 
 case "${1:-}" in
@@ -46,6 +54,7 @@ bench)
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
 e2e) images; e2e ;;
 faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_07_faults.py tests/e2e/test_08_eight_sites.py ;;
-all) images; check; fast; console; e2e ;;
-*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|console|e2e|faults|bench|bench-metrics|all" >&2; exit 2 ;;
+next | newest) images; next "$1" ;;
+all) images; check; fast; (next next); console; e2e ;;
+*) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|console|next|newest|e2e|faults|bench|bench-metrics|all" >&2; exit 2 ;;
 esac

@@ -19,6 +19,7 @@ from nvflare.fuel.flare_api.api_spec import TargetType
 from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.admin.command_line import EXIT_FAILED, EXIT_TIMEOUT
+from multisite.admin.following import Follower
 from multisite.admin.site_report import read_report
 from multisite.job import options as job_options
 from multisite.job import progress
@@ -30,13 +31,8 @@ from multisite.tracking.spool import SERVER
 POLL_SECONDS = 0.5
 START_PERIOD = 0.5  # NVFlare keeps a thread for a minute for every answer that it has received
 RESOURCES_SECONDS = 3.0  # a site answers as soon as it has started, a moment after it has registered
-STATS_SECONDS = 1.0
-ALIVE_SECONDS = 20.0
-STATUS_SECONDS = 5.0  # a job process that reports its rounds is running
-STATS_TIMEOUT_SECONDS = 1.5  # NVFlare's own is 5 s: the results of a job that was ending would wait for its answer
 RESULTS = Path("/results")
 SUMMARY = "metrics_summary.json"  # NVFlare's `MetricsArtifactWriter`
-RUNNING = "RUNNING"
 FINISHED = "FINISHED"
 COMPLETED, INCOMPLETE = "FINISHED:COMPLETED", "FINISHED:INCOMPLETE"
 
@@ -117,50 +113,9 @@ def follow(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:
 
 def _follow(flare: Session, job_id: str, emit: Emit) -> int:
     """Reports status changes and site reports until the job ends, then brings its results."""
-    status, shown, looked, asked, spoke = "", 0, 0.0, 0.0, time.monotonic()
-    snapshot: dict[str, Any] = {}
-    in_the_middle = False
-    while not status.startswith(FINISHED):
-        if not in_the_middle or time.monotonic() - asked >= STATUS_SECONDS:
-            asked = time.monotonic()
-            current = str(flare.get_job_meta(job_id).get("status", ""))
-            if current != status:
-                status = current
-                emit("status", status=status)
-            if status == RUNNING and time.monotonic() - spoke >= ALIVE_SECONDS:  # a round may be long
-                spoke = time.monotonic()
-                emit("alive", status=status)
-        answer = None
-        if status == RUNNING and time.monotonic() - looked >= STATS_SECONDS:
-            looked = time.monotonic()
-            answer = _stats(flare, job_id)
-            snapshot = answer or snapshot
-            rows = snapshot.get("rows", [])
-            for row in rows[shown:]:
-                emit("report", row=row, round=snapshot["round"], rounds=snapshot["rounds"], started=snapshot["started"])
-            shown = max(shown, len(rows))
-        if not status.startswith(FINISHED):
-            in_the_middle = bool(answer) and snapshot["round"] < snapshot["rounds"]
-            time.sleep(STATS_SECONDS if in_the_middle else POLL_SECONDS)  # every look costs the server some of the sites' time
-    return _bring_results(flare, job_id, status, shown, emit)
-
-
-def _stats(flare: Session, job_id: str) -> dict[str, Any] | None:
-    """The reporter's snapshot from NVFlare's job stats; None while the job has none to give.
-
-    A job process that is starting or ending answers nothing, and NVFlare reports that as `NoConnection` to the server.
-    Whether the server itself is gone, the next look at the job's status shows.
-    """
-    flare.set_timeout(STATS_TIMEOUT_SECONDS)
-    try:
-        stats = flare.show_stats(job_id, "server")
-    except Exception as error:
-        print(f"no stats now: {error}", file=sys.stderr)
-        return None
-    finally:
-        flare.unset_timeout()
-    server = stats.get("server") if isinstance(stats, dict) else None
-    return server.get(progress.STATS_GROUP) if isinstance(server, dict) else None
+    follower = Follower(emit)
+    flare.monitor_job(job_id, poll_interval=POLL_SECONDS, cb=follower.look)
+    return _bring_results(flare, job_id, follower.status, follower.shown, emit)
 
 
 def _bring_results(flare: Session, job_id: str, status: str, shown: int, emit: Emit) -> int:

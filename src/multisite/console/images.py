@@ -19,7 +19,7 @@ INPUTS = (
     "src/multisite",
     "jobs",
 )
-ARGUMENTS = {"BASE_IMAGE": "debian:bookworm-slim", "TORCH_INDEX": ""}
+ARGUMENTS = {"BASE_IMAGE": "debian:bookworm-slim", "TORCH_INDEX": "", "NVFLARE": ""}
 BUILD_SECONDS = 3600.0
 
 

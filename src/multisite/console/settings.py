@@ -108,6 +108,10 @@ class Settings:
             raise ConsoleError("settings", f"SERVER_PORT={self.get('SERVER_PORT')} is no port", "give one from 1 to 65535")
         if self.get("GPUS", "auto") not in GPUS:
             raise ConsoleError("settings", f"GPUS={self.get('GPUS')} is not one of {', '.join(GPUS)}", "correct it in .env")
+        if self.get("NVFLARE") not in ("", "next", "newest"):
+            raise ConsoleError(
+                "settings", f"NVFLARE={self.get('NVFLARE')} is not next or newest", "correct it in .env; empty: the pinned one"
+            )
         if self.get("LOG", "plain") not in ("plain", "detail", "json"):
             raise ConsoleError("settings", f"LOG={self.get('LOG')} is not plain, detail or json", "correct it in .env")
         if self.get("ALLOW_CUSTOM_CODE", "no") not in ("yes", "no"):

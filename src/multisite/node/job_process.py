@@ -5,12 +5,14 @@ python -m multisite.node.job_process server|site ARGUMENTS    NVFlare's argument
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import os
 import sys
-import threading
+
+from nvflare.fuel.f3.mpm import MainProcessMonitor
+
+from multisite import nvflare_patches
 
 GRACE_SECONDS = 0.1  # `shutdown_grace_time` of `nvflare/fuel/f3/mpm.py`: the job's messages have ended by then
 MODULES = {
@@ -19,21 +21,9 @@ MODULES = {
 }
 
 
-def import_torch() -> None:
-    """Beside NVFlare's own start, which waits more than it computes: the training script finds torch imported."""
-    with contextlib.suppress(Exception):  # the script imports it again, and says what is wrong
-        importlib.import_module("torch")
-
-
 def main() -> int:
     """Runs NVFlare's job process for a role."""
     role = sys.argv.pop(1)
-    if role == "site":
-        threading.Thread(target=import_torch, daemon=True, name="import-torch").start()
-    from nvflare.fuel.f3.mpm import MainProcessMonitor
-
-    from multisite import nvflare_patches
-
     process = importlib.import_module(MODULES[role])
     nvflare_patches.apply()
     arguments = process.parse_arguments()

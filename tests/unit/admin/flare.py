@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from multisite.admin import commands
+from multisite.admin import following
 
 
 class Flare:
@@ -25,7 +25,7 @@ class Flare:
         self.timeout = None
 
     def show_stats(self, job_id: str, target: str) -> Any:
-        assert self.timeout == commands.STATS_TIMEOUT_SECONDS
+        assert self.timeout == following.STATS_TIMEOUT_SECONDS
         if isinstance(self.stats, Exception):
             raise self.stats
         return self.stats

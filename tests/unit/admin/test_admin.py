@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from nvflare.fuel.flare_api import flare_api
 from nvflare.fuel.flare_api.api_spec import JobNotFound, NoConnection
 from nvflare.fuel.flare_api.flare_api import Session
 
-from multisite.admin import command_line, commands
+from multisite.admin import command_line, commands, following
 from multisite.admin import service as admin_service
 from multisite.admin.service import Pool, Service
 from multisite.console.submit import QUIET_SECONDS
@@ -28,12 +29,12 @@ from tests.unit.admin.flare import Flare
 )
 def test_a_job_that_has_no_stats_now_is_no_dead_server(answer: object) -> None:
     flare = Flare(answer)
-    assert commands._stats(cast(Session, flare), "a job") is None
+    assert following.stats(cast(Session, flare), "a job") is None
     assert flare.timeout is None, "the next command has NVFlare's own patience"
 
 
 def test_the_stats_of_a_running_job_are_the_reporters_snapshot() -> None:
-    assert commands._stats(cast(Session, Flare({"server": {progress.STATS_GROUP: {"round": 1}}})), "a job") == {"round": 1}
+    assert following.stats(cast(Session, Flare({"server": {progress.STATS_GROUP: {"round": 1}}})), "a job") == {"round": 1}
 
 
 class LongRound(Flare):
@@ -47,6 +48,16 @@ class LongRound(Flare):
     def monotonic(self) -> float:
         return self.now
 
+    time = monotonic
+
+    def monitor_job(self, *arguments: Any, **more: Any) -> Any:
+        """NVFlare's own."""
+        return Session.monitor_job(cast(Session, self), *arguments, **more)
+
+    def monitor_job_and_return_job_meta(self, *arguments: Any, **more: Any) -> Any:
+        """NVFlare's own."""
+        return Session.monitor_job_and_return_job_meta(cast(Session, self), *arguments, **more)
+
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
@@ -56,18 +67,20 @@ class LongRound(Flare):
 
 def test_whoever_follows_a_round_of_an_hour_hears_all_along_that_the_server_has_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     flare = LongRound()
-    monkeypatch.setattr(commands, "time", flare)
+    monkeypatch.setattr(following, "time", flare)
+    monkeypatch.setattr(flare_api, "time", flare)
     monkeypatch.setattr(commands, "_bring_results", lambda *_: 0)
     said: list[float] = [flare.now]
     commands._follow(cast(Session, flare), "7", lambda event, **fields: said.append(flare.now))
     gaps = [later - earlier for earlier, later in itertools.pairwise(said)]
-    assert max(gaps) <= commands.ALIVE_SECONDS + commands.STATUS_SECONDS < QUIET_SECONDS / 4
-    assert min(gaps[1:-1]) >= commands.ALIVE_SECONDS, "and no oftener than that"
+    assert max(gaps) <= following.ALIVE_SECONDS + commands.POLL_SECONDS < QUIET_SECONDS / 4
+    assert min(gaps[1:-1]) >= following.ALIVE_SECONDS, "and no oftener than that"
 
 
 def test_of_a_job_that_only_waits_nothing_is_said_so_that_whoever_follows_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     flare = LongRound("SUBMITTED")
-    monkeypatch.setattr(commands, "time", flare)
+    monkeypatch.setattr(following, "time", flare)
+    monkeypatch.setattr(flare_api, "time", flare)
     monkeypatch.setattr(commands, "_bring_results", lambda *_: 0)
     said: list[str] = []
     commands._follow(cast(Session, flare), "7", lambda event, **fields: said.append(fields["status"]))

@@ -19,7 +19,6 @@ from multisite.cifar10.training import (
     REPORT_STEPS,
     SHIFT,
     Recipe,
-    Sgd,
     augment,
     batches,
     evaluate,
@@ -262,22 +261,6 @@ def test_evaluation_changes_no_weight(data: Data) -> None:
     before = weights(model)
     evaluate(model, data[2], data[3], CPU)
     assert same(weights(model), before)
-
-
-def test_the_optimizer_computes_bit_for_bit_what_torch_optim_sgd_does() -> None:
-    ours, theirs = build("upstream", 0), build("upstream", 0)
-    optimizer = Sgd(ours.parameters(), momentum=0.9, weight_decay=5e-4)
-    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(5):
-        inputs = torch.randn(8, 3, 32, 32, generator=generator)
-        for model in (ours, theirs):
-            model(inputs).square().mean().backward()
-        optimizer.step(0.1 / (step + 1))
-        reference.param_groups[0]["lr"] = 0.1 / (step + 1)
-        reference.step()
-        reference.zero_grad()
-    assert all(torch.equal(one, other) for one, other in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
 def test_a_round_of_training_loads_no_compiler() -> None:
