@@ -129,7 +129,7 @@ def test_messages_before_the_handshake_must_hold_up_nobody(stack: Stack, tmp_pat
     process, _ = start_long_job(stack)
     data_frame = struct.pack(">IHBBHHHH", 16, 0, 1, 0, 0, 1, 0, 0)  # nvflare/fuel/f3/sfm/prefix.py: a DATA frame of its prefix only
     message = b"\x82\x90" + bytes(4) + data_frame  # RFC 6455, 5.2: a binary message of 16 bytes, masked with zeros
-    for _ in range(5):
+    for _ in range(2):
         with connection_with_a_kit(stack, tmp_path) as connection:
             connection.sendall(UPGRADE)
             assert connection.recv(4096).startswith(b"HTTP/1.1 101")

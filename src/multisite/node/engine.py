@@ -21,12 +21,17 @@ class Engine:
     def __init__(self) -> None:
         self.value: Any = None
         self.heartbeat = 0.0  # time.monotonic() of the last one that the server accepted
-        self.refused_since: float | None = None  # since when the server answers and accepts no heartbeat
+        self.attempts = 0  # heartbeats that were begun since the server accepted one
+        self.attempts_before: int | None = None  # of these, begun before the server was seen to answer; None: it was not seen
 
     def set(self, engine: Any) -> None:
         """Remembers the engine of a server or a client that has started."""
-        self.heartbeat = time.monotonic()
+        self.accepted()
         self.value = engine
+
+    def accepted(self) -> None:
+        """The server accepted a heartbeat."""
+        self.heartbeat, self.attempts, self.attempts_before = time.monotonic(), 0, None
 
 
 ENGINE = Engine()
@@ -37,8 +42,10 @@ class NodeWatch(FLComponent):
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """NVFlare's event seam."""
-        if event_type == EventType.AFTER_CLIENT_HEARTBEAT:
-            ENGINE.heartbeat = time.monotonic()
+        if event_type == EventType.BEFORE_CLIENT_HEARTBEAT:
+            ENGINE.attempts += 1
+        elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
+            ENGINE.accepted()
         if event_type != EventType.SYSTEM_START:
             return
         engine = fl_ctx.get_engine()

@@ -41,7 +41,7 @@ JOB_SECONDS = 2.5
 GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
 HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
 LARGEST_HEAD = 1 << 20  # what a result's message has beside its arrays
-REFUSED_SECONDS = 12.0  # longer than that: a link that is back gets one accepted
+REFUSED_HEARTBEATS = 1  # the one more is under way
 # NVFlare takes these from the environment, in every process: a lost client is given up after 60 + 5 + 5 s, and a job whose server
 # part has ended waits 30 s, not 15 minutes, for a site that was lost in between.
 # A message is sent from a chunk of that size, however small it is: NVFlare's own is 1 MB.
@@ -90,15 +90,15 @@ def is_ready(kit: Kit) -> bool:
 def must_register_again(kit: Kit) -> bool:
     """Whether the server answers and yet refuses this site's heartbeats, as one with a new key does.
 
-    NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`). After a cut link it is given time
-    for a heartbeat, or its jobs would end with the cut.
+    NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`), every 5 s. Only heartbeats that were
+    begun after the server was seen to answer count: after a cut link one is accepted, and the site's jobs do not end with the cut.
     """
-    refused = kit.role == "client" and ENGINE.value is not None and not is_ready(kit) and kit.server_answers()
-    if not refused:
-        ENGINE.refused_since = None
-    elif ENGINE.refused_since is None:
-        ENGINE.refused_since = time.monotonic()
-    return refused and time.monotonic() - (ENGINE.refused_since or 0.0) >= REFUSED_SECONDS
+    if kit.role != "client" or ENGINE.attempts < 2 or not kit.server_answers():
+        ENGINE.attempts_before = None
+        return False
+    if ENGINE.attempts_before is None:
+        ENGINE.attempts_before = ENGINE.attempts
+    return ENGINE.attempts - ENGINE.attempts_before > REFUSED_HEARTBEATS
 
 
 def _end_jobs(engine: Any) -> None:

@@ -13,9 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_context import FLContext
 
 from multisite.node import main as node
-from multisite.node.engine import ENGINE
+from multisite.node.engine import ENGINE, NodeWatch
 from multisite.provisioning import policy
 from multisite.provisioning.kit import Kit
 from tests.unit.certificates import gateway_without_server, tls_listener, write_certificates
@@ -128,7 +130,7 @@ def test_a_participant_whose_engine_has_not_started_is_not_ready(tmp_path: Path,
 def serves(kit: Kit, host: str, port: int) -> None:
     """Writes the server's address into the kit, as provisioning does."""
     config = "fed_server.json" if kit.role == "server" else "fed_client.json"
-    content = {"servers": [{"service": {"target": f"{host}:{port}", "scheme": "tcp"}}]}
+    content = {"servers": [{"service": {"target": f"{host}:{port}", "scheme": "http"}}]}
     (kit.folder / "startup" / config).write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -141,7 +143,7 @@ def closed_port() -> int:
 def start(token: str | None, heartbeat_ago: float = 0.0) -> None:
     """An engine that has started, and got its last heartbeat accepted so many seconds ago."""
     ENGINE.set(SimpleNamespace(client=SimpleNamespace(token=token)))
-    ENGINE.heartbeat, ENGINE.refused_since = time.monotonic() - heartbeat_ago, None
+    ENGINE.heartbeat = time.monotonic() - heartbeat_ago
 
 
 @pytest.mark.parametrize(("token", "ready"), [("", False), (None, False), ("a-token", True)])
@@ -156,14 +158,22 @@ def test_a_site_is_ready_while_its_heartbeats_are_accepted(kit: Kit, seconds: fl
     assert node.is_ready(kit) is ready
 
 
+def beat(times: int) -> None:
+    """Heartbeats that nobody accepts, by NVFlare's events."""
+    for _ in range(times):
+        NodeWatch().handle_event(EventType.BEFORE_CLIENT_HEARTBEAT, FLContext())
+
+
 def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answers(kit: Kit, tmp_path: Path) -> None:
     with tls_listener(tmp_path / "listener") as port:
         serves(kit, "127.0.0.1", port)
-        start("a-token", heartbeat_ago=0)
+        start("a-token")
         assert not node.must_register_again(kit)
-        start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
-        assert not node.must_register_again(kit)
-        ENGINE.refused_since = time.monotonic() - node.REFUSED_SECONDS
+        beat(2)
+        assert not node.must_register_again(kit), "both may have been begun before the server was there"
+        beat(1)
+        assert not node.must_register_again(kit), "this one may be under way"
+        beat(1)
         assert node.must_register_again(kit)
     assert not node.must_register_again(kit)
 
@@ -171,24 +181,26 @@ def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answe
 def test_a_site_whose_server_is_dead_behind_its_gateway_does_not_register_again(kit: Kit) -> None:
     with gateway_without_server() as (port, came):
         serves(kit, "127.0.0.1", port)
-        start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
-        ENGINE.refused_since = time.monotonic() - node.REFUSED_SECONDS
-        assert not node.must_register_again(kit)
+        start("a-token")
+        for _ in range(3):
+            beat(5)
+            assert not node.must_register_again(kit)
         assert came
-    assert ENGINE.refused_since is None
 
 
 def test_a_site_whose_link_is_back_is_given_time_for_a_heartbeat(kit: Kit, tmp_path: Path) -> None:
     port = closed_port()
     serves(kit, "127.0.0.1", port)
-    start("a-token", heartbeat_ago=node.HEARTBEAT_SECONDS + 1)
+    start("a-token")
+    beat(20)
     assert not node.must_register_again(kit)
     with tls_listener(tmp_path / "listener", port):
         assert not node.must_register_again(kit)
-        assert ENGINE.refused_since is not None
-        ENGINE.heartbeat = time.monotonic()
+        beat(1)
         assert not node.must_register_again(kit)
-    assert ENGINE.refused_since is None
+        NodeWatch().handle_event(EventType.AFTER_CLIENT_HEARTBEAT, FLContext())
+        beat(1)
+        assert not node.must_register_again(kit)
 
 
 def test_a_site_that_has_not_started_does_not_register_again(kit: Kit, tmp_path: Path) -> None:
