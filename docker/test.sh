@@ -18,12 +18,12 @@ check() {
     in_test_image ruff check --no-cache . && in_test_image ruff format --no-cache --check . && in_test_image mypy --cache-dir /tmp/mypy
 }
 fast() { in_test_image python -m pytest -p no:cacheprovider tests/unit tests/simulator; }
-next() { # the unit and simulator tests, and one job in containers, with another NVFlare: next is locked, newest is not
-    export NVFLARE=$1
-    IMAGE_TAG=$1 $CONSOLE build-test
-    IMAGE_TAG=$1 fast
+next_fast() { # with another NVFlare: `next` is locked, `newest` is not
+    NVFLARE=$1 IMAGE_TAG=$1 $CONSOLE build-test && IMAGE_TAG=$1 fast
+}
+one_job() { # in containers: NVFLARE and PATCHES
     docker/venv.sh
-    IMAGE_TAG=$1 .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/one_job.py
+    NVFLARE=$1 IMAGE_TAG=${1:-$IMAGE_TAG} PATCHES=$2 .venv/bin/python -m pytest -p no:cacheprovider --capture=no tests/e2e/one_job.py
 }
 console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11.2 and 3.13
     local suite
@@ -37,7 +37,21 @@ console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11
 e2e() {
     docker/venv.sh
     .venv/bin/python -m pytest -p no:cacheprovider tests/e2e
-    PATCHES=none .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/one_job.py
+    one_job "" none
+}
+all() { # the unit and simulator tests run beside the e2e tests, which mostly wait
+    local log=tests/artifacts/fast.log beside=0
+    mkdir -p tests/artifacts
+    images
+    check
+    console
+    { fast && next_fast next; } >"$log" 2>&1 &
+    trap 'wait' EXIT # no container of a test outlives this
+    e2e
+    wait $! || beside=$?
+    grep -E '^(FAILED|ERROR)|passed|failed' "$log" || true
+    [ "$beside" = 0 ] || { echo "test: the unit or simulator tests failed; next: read $log" >&2; return "$beside"; }
+    one_job next ""
 }
 
 case "${1:-}" in
@@ -54,7 +68,7 @@ bench)
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
 e2e) images; e2e ;;
 faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_07_faults.py tests/e2e/test_08_eight_sites.py ;;
-next | newest) images; next "$1" ;;
-all) images; check; fast; console; e2e; next next ;;
+next | newest) images; next_fast "$1"; one_job "$1" "" ;;
+all) all ;;
 *) echo "test: unknown part '${1:-}'; next: docker/test.sh check|fast|console|next|newest|e2e|faults|bench|bench-metrics|all" >&2; exit 2 ;;
 esac
