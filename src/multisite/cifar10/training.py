@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -118,6 +118,32 @@ def autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
     return nullcontext()
 
 
+class Sgd:
+    """SGD with Nesterov momentum, step for step what `torch.optim.SGD(..., nesterov=True)` computes.
+
+    The class of torch.optim imports the compiler (dynamo, inductor, sympy) at its first step: 1.4 s and 80 MiB of every site and job.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], momentum: float, weight_decay: float) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.velocities: list[Tensor] = []
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """One step with the gradients that are there, which are then gone."""
+        gradients = torch._foreach_add([parameter.grad for parameter in self.parameters], self.parameters, alpha=self.weight_decay)
+        if self.velocities:
+            torch._foreach_mul_(self.velocities, self.momentum)
+            torch._foreach_add_(self.velocities, gradients)
+        else:
+            self.velocities = [gradient.clone() for gradient in gradients]
+        torch._foreach_add_(gradients, self.velocities, alpha=self.momentum)
+        torch._foreach_add_(self.parameters, gradients, alpha=-lr)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
 def train_round(
     model: nn.Module,
     images: Tensor,
@@ -144,9 +170,7 @@ def train_round(
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed * 10_007 + round)
     model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-    )
+    optimizer = Sgd(model.parameters(), recipe.momentum, recipe.weight_decay)
     steps = recipe.local_epochs * -(-len(labels) // recipe.batch)
     total, recent = torch.zeros(2, device=device), torch.zeros((), device=device)
     seen, reported = 0, -1
@@ -157,9 +181,7 @@ def train_round(
             logits = model(inputs)
             loss = F.cross_entropy(logits, targets)
         loss.backward()
-        optimizer.param_groups[0]["lr"] = recipe.lr_at((round + step / steps) / recipe.rounds)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.step(recipe.lr_at((round + step / steps) / recipe.rounds))
         with torch.no_grad():
             total += torch.stack((loss * len(targets), (logits.argmax(1) == targets).sum().float()))
             recent += loss
