@@ -219,10 +219,10 @@ def bench_memory(folder: Path, sites: int, rows: int) -> float:
     from multisite.tracking.files import save_json
     from multisite.tracking.records import LogWriter
     from multisite.tracking.spool import Spool
-    from tests.wandb_backend.keys import KeyRing
+    from tests.wandb_backend.keys import KnownKeys
     from tests.wandb_backend.server import WandbBackend
 
-    backend = WandbBackend(("127.0.0.1", 0), KeyRing({KEY: "bench"}))
+    backend = WandbBackend(("127.0.0.1", 0), KnownKeys({KEY: "bench"}))
     backend.start()
     (folder / "key").write_text(KEY)
     job = Spool(folder / "spool").job("job")

@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.wandb_backend.client import BackendState, rows
-from tests.wandb_backend.keys import KeyRing
+from tests.wandb_backend.keys import KnownKeys
 from tests.wandb_backend.server import WandbBackend
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "wandb_job.py"
@@ -176,7 +176,7 @@ def test_sync_delivers_a_finished_simulation_once_there_is_a_key(through_server:
     key = "simulator0key" * 4
     spool = tmp_path / "spool"
     shutil.copytree(through_server.folder / "ws" / "spool", spool)
-    backend = WandbBackend(("127.0.0.1", 0), KeyRing({key: "laptop"}))
+    backend = WandbBackend(("127.0.0.1", 0), KnownKeys({key: "laptop"}))
     backend.start()
     try:
         environment = {**os.environ, "PYTHONPATH": str(SOURCE), "WANDB_API_KEY": key, "WANDB_BASE_URL": backend.url}

@@ -19,7 +19,7 @@ from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER, Job, Spool
 from multisite.tracking.writer import EXIT_SETTINGS
 from tests.wandb_backend.client import BackendState, rows, set_faults
-from tests.wandb_backend.keys import KeyRing
+from tests.wandb_backend.keys import KnownKeys
 from tests.wandb_backend.operations import DEFAULT_ENTITY
 from tests.wandb_backend.server import WandbBackend
 
@@ -74,7 +74,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    backend = WandbBackend(("127.0.0.1", 0), KeyRing({KEY: "hospital"}))
+    backend = WandbBackend(("127.0.0.1", 0), KnownKeys({KEY: "hospital"}))
     backend.start()
     monkeypatch.setenv("WANDB_BASE_URL", backend.url)
     monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.5")

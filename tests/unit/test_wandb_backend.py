@@ -28,7 +28,7 @@ from tests.wandb_backend.client import (
     set_faults,
     wait_until,
 )
-from tests.wandb_backend.keys import KeyRing
+from tests.wandb_backend.keys import KnownKeys
 from tests.wandb_backend.server import WandbBackend
 
 KEY = "k" * 40
@@ -39,7 +39,7 @@ UPSERT = "mutation UpsertBucket($name: String) { upsertBucket }"
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    backend = WandbBackend(("127.0.0.1", 0), KeyRing({KEY: "server"}))
+    backend = WandbBackend(("127.0.0.1", 0), KnownKeys({KEY: "server"}))
     backend.start()
     yield backend.url
     backend.stop()
@@ -294,6 +294,6 @@ def test_waiting_gives_up_in_time(url: str) -> None:
 def test_keys_come_from_a_file_and_from_the_command_line(tmp_path: Path) -> None:
     keys_file = tmp_path / "keys"
     keys_file.write_text(f"# sites\n\n{KEY}=site-1\n", encoding="utf-8")
-    keys = KeyRing.load(keys_file, f"{STRANGER}=site-2")
+    keys = KnownKeys.load(keys_file, f"{STRANGER}=site-2")
     assert len(keys) == 2
     assert [keys.identify(f"Bearer {key}", "ip").label for key in (KEY, STRANGER)] == ["site-1", "site-2"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from tests.wandb_backend.keys import KeyRing
+from tests.wandb_backend.keys import KnownKeys
 from tests.wandb_backend.server import WandbBackend
 
 DEFAULT_PORT = 8970
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     try:
-        keys = KeyRing.load(args.keys_file, args.keys)
+        keys = KnownKeys.load(args.keys_file, args.keys)
     except OSError as error:
         parser.error(f"cannot read the keys file: {error.strerror}")
     if not len(keys):

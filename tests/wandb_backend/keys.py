@@ -21,7 +21,7 @@ class Caller:
     ip: str
 
 
-class KeyRing:
+class KnownKeys:
     """Known keys by label. Keys go in and never come out: callers see labels and digests."""
 
     def __init__(self, labels_by_key: dict[str, str]) -> None:
@@ -29,7 +29,7 @@ class KeyRing:
         self._labels = dict(labels_by_key)
 
     @classmethod
-    def parse(cls, entries: Iterable[str]) -> KeyRing:
+    def parse(cls, entries: Iterable[str]) -> KnownKeys:
         """Read ``KEY=label`` entries; blank ones and ``#`` comments are skipped, a missing label becomes ``key``."""
         labels: dict[str, str] = {}
         for entry in (raw.strip() for raw in entries):
@@ -39,7 +39,7 @@ class KeyRing:
         return cls(labels)
 
     @classmethod
-    def load(cls, keys_file: Path | None, inline: str = "") -> KeyRing:
+    def load(cls, keys_file: Path | None, inline: str = "") -> KnownKeys:
         """Join the keys of a file (one ``KEY=label`` a line) with those of a comma-separated string."""
         lines = keys_file.read_text(encoding="utf-8").splitlines() if keys_file else []
         return cls.parse([*lines, *inline.split(",")])

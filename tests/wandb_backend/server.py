@@ -15,7 +15,7 @@ from typing import cast
 from urllib.parse import unquote
 
 from tests.wandb_backend.faults import Faults
-from tests.wandb_backend.keys import Caller, KeyRing
+from tests.wandb_backend.keys import Caller, KnownKeys
 from tests.wandb_backend.operations import STORAGE_PREFIX, answer
 from tests.wandb_backend.state import JsonObject, State
 
@@ -52,7 +52,7 @@ class WandbBackend(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], keys: KeyRing) -> None:
+    def __init__(self, address: tuple[str, int], keys: KnownKeys) -> None:
         """Bind to ``address`` (port 0: any free one) and accept the keys of ``keys``."""
         super().__init__(address, _Handler)
         self.keys = keys

@@ -1,6 +1,6 @@
 """On a site, in a job's process: says every few seconds what the process does, and why its training failed.
 
-So the server can tell a long round from a lost one (`watch.py`). A job that has our controller has this on its sites.
+So the server knows a long round from a lost one (`watch.py`). A job that has our controller has this on its sites.
 """
 
 from __future__ import annotations

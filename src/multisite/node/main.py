@@ -39,9 +39,9 @@ START_WATCH_SECONDS = 0.1
 STOP_SECONDS = 8.0
 JOB_SECONDS = 2.5
 GRACE_SECONDS = 0.5  # NVFlare sleeps 3 s before it cleans up; jobs have ended and the site has logged out by then
-HEARTBEAT_SECONDS = 35.0  # NVFlare sends one every 10 s
+HEARTBEAT_SECONDS = 45.0  # NVFlare sends one every 10 s, and waits 30 s for an answer
 LARGEST_HEAD = 1 << 20  # what a result's message has beside its arrays
-REFUSED_HEARTBEATS = 1  # the one more is under way
+ANSWER_SECONDS = 2.0  # a heartbeat is answered in milliseconds
 # NVFlare takes these from the environment, in every process: a lost client is given up after 60 + 5 + 5 s, and a job whose server
 # part has ended waits 30 s, not 15 minutes, for a site that was lost in between.
 # A message is sent from a chunk of that size, however small it is: NVFlare's own is 1 MB.
@@ -88,17 +88,16 @@ def is_ready(kit: Kit) -> bool:
 
 
 def must_register_again(kit: Kit) -> bool:
-    """Whether the server answers and yet refuses this site's heartbeats, as one with a new key does.
+    """Whether another key is the server's now: it refuses the token that this site has, without an answer.
 
-    NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`), every 5 s. Only heartbeats that were
-    begun after the server was seen to answer count: after a cut link one is accepted, and the site's jobs do not end with the cut.
+    NVFlare 2.9's client sends its old token for ever then (`communicator.py`, `send_heartbeat`). A server that is back after a cut link,
+    or started again, has its key still, and accepts the token: the site's jobs do not end with the cut.
     """
-    if kit.role != "client" or ENGINE.attempts < 2 or not kit.server_answers():
-        ENGINE.attempts_before = None
+    if kit.role != "client" or ENGINE.unanswered is None or time.monotonic() - ENGINE.unanswered < ANSWER_SECONDS:
         return False
-    if ENGINE.attempts_before is None:
-        ENGINE.attempts_before = ENGINE.attempts
-    return ENGINE.attempts - ENGINE.attempts_before > REFUSED_HEARTBEATS
+    key = kit.server_key()
+    ENGINE.server_key = ENGINE.server_key or key
+    return key not in (b"", ENGINE.server_key)
 
 
 def _end_jobs(engine: Any) -> None:
@@ -134,6 +133,11 @@ class Node:
         """Keeps the readiness file fresh, and restarts the participant when its kit is replaced."""
         announced = False
         while not self.stopping.is_set():
+            if must_register_again(self.kit):
+                logger.warning("the server has a new key: %s restarts to register again", self.kit.name)
+                endings.note_cut_off()
+                _end_jobs(ENGINE.value)
+                os._exit(0)  # a logout would wait for an answer to the refused token; the container is restarted
             if is_ready(self.kit):
                 READY.touch()
                 if not announced:
@@ -141,11 +145,6 @@ class Node:
                     announced = True
             else:
                 READY.unlink(missing_ok=True)
-                if must_register_again(self.kit):
-                    logger.warning("the server has refused the heartbeats of %s: restarting to register again", self.kit.name)
-                    endings.note_cut_off()
-                    _end_jobs(ENGINE.value)
-                    os._exit(0)  # a logout would wait for an answer to the refused token; the container is restarted
             if self._read_marker() not in (self.marker, ""):
                 logger.warning("%s has a new startup kit: restarting with it", self.kit.name)
                 self.stop()
@@ -199,7 +198,7 @@ class Node:
         else:
             from nvflare.private.fed.app.client import client_train as entry
 
-            self.kit.wait_for_server()
+            ENGINE.server_key = self.kit.wait_for_server()
             settings.append(f"uid={self.kit.name}")
             arguments = argparse.Namespace(fed_client="fed_client.json", local_rank=0)
         arguments.workspace, arguments.set = str(WORKSPACE), settings

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 KIT = Path("/kit")
@@ -103,20 +104,28 @@ class Kit:
 
     def server_answers(self) -> bool:
         """Whether the server itself answers: a gateway before it accepts connections without it."""
+        return bool(self.server_key())
+
+    def server_key(self) -> bytes:
+        """The public key of the server that answers (DER, SubjectPublicKeyInfo); empty if none does."""
         try:
-            self._come_and_go()
+            return self._come_and_go()
         except OSError:
-            return False
-        return True
+            return b""
 
-    def _come_and_go(self) -> None:
+    def _come_and_go(self) -> bytes:
         with self.connect() as connection:
+            certificate = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
             connection.unwrap()  # the server has ended it too, then: a reset is an error in its log
+        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
-    def wait_for_server(self, seconds: float = SERVER_SECONDS) -> None:
+    def wait_for_server(self, seconds: float = SERVER_SECONDS) -> bytes:
         """Waits until the server answers: it starts at the same time, and NVFlare tries again seconds after a refusal.
 
         After `seconds` the participant goes on all the same, and NVFlare tries for as long as it takes.
+
+        Returns:
+            The server's public key; empty if it has not answered.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -126,6 +135,7 @@ class Kit:
                 time.sleep(SERVER_PERIOD)
             except OSError:
                 time.sleep(GATEWAY_PERIOD)  # each try counts there: one address may make so many
+        return b""
 
 
 def read_kit(folder: Path = KIT) -> Kit:

@@ -136,7 +136,7 @@ def test_a_session_that_the_server_forgot_is_replaced() -> None:
 def test_a_session_that_lost_its_server_is_not_kept() -> None:
     logins = Logins()
     pool = Pool(logins)
-    with pytest.raises(NoConnection), pool.session():
+    with pytest.raises(NoConnection, match="gone"), pool.session():
         raise NoConnection("gone")
     use(pool)
     assert len(logins.made) == 2
@@ -220,7 +220,7 @@ def test_a_server_that_does_not_answer_at_the_start_is_an_error_of_the_first_com
 
     pool = Pool(log_in)
     pool.prepare()
-    with pytest.raises(NoConnection), pool.session():
+    with pytest.raises(NoConnection, match="refused"), pool.session():
         pass
 
 

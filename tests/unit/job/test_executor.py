@@ -60,7 +60,7 @@ def test_what_runs_a_command_or_a_script_that_a_job_names_is_refused(path: str, 
 @pytest.mark.parametrize("path", OUR_COMPONENTS)
 def test_the_shipped_jobs_components_are_allowed_by_their_whole_name(path: str, tmp_path: Path) -> None:
     authorize(tmp_path, path)
-    with pytest.raises(UnsafeComponentError):
+    with pytest.raises(UnsafeComponentError, match="not in allow_list"):
         authorize(tmp_path, path.rpartition(".")[0] + ".os.system")
 
 

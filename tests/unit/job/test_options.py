@@ -110,7 +110,7 @@ def test_a_variable_out_of_range_is_an_error_that_names_it() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--no-streamed_to_server",), ("--no-streamed_to_server", "--no-streamed_to_clients")])
-def test_metrics_that_would_go_nowhere_are_refused_with_the_way_out(arguments: tuple[str, ...]) -> None:
+def test_metrics_that_would_go_nowhere_are_refused_with_what_to_set(arguments: tuple[str, ...]) -> None:
     with pytest.raises(OptionError, match=r"nowhere.*--streamed_to_clients"):
         parse(*arguments)
 

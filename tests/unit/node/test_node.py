@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.defs import ReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message
+from nvflare.private.fed.client.communicator import Communicator
 
 from multisite.node import main as node
-from multisite.node.engine import ENGINE, NodeWatch
+from multisite.node.engine import ENGINE, NodeWatch, heartbeat_answered
 from multisite.provisioning import policy
 from multisite.provisioning.kit import Kit
 from tests.unit.certificates import gateway_without_server, tls_listener, write_certificates
@@ -158,49 +162,102 @@ def test_a_site_is_ready_while_its_heartbeats_are_accepted(kit: Kit, seconds: fl
     assert node.is_ready(kit) is ready
 
 
-def beat(times: int) -> None:
-    """Heartbeats that nobody accepts, by NVFlare's events."""
-    for _ in range(times):
-        NodeWatch().handle_event(EventType.BEFORE_CLIENT_HEARTBEAT, FLContext())
+def beat(code: str) -> bool:
+    """One heartbeat of NVFlare's own client, whose request ends with `code`; gives whether NVFlare says that it is over."""
+    events = []
+
+    class ClientEngine:
+        def new_context(self) -> FLContext:
+            return FLContext()
+
+        def get_all_job_ids(self) -> list[str]:
+            return []
+
+        def fire_event(self, event: str, fl_ctx: FLContext) -> None:
+            NodeWatch().handle_event(event, fl_ctx)
+            events.append(event)
+            communicator.heartbeat_done = event == EventType.AFTER_CLIENT_HEARTBEAT
+
+    def send_request(**_: Any) -> Message:
+        reply = make_reply(code, error="why")
+        if code != ReturnCode.TIMEOUT:
+            heartbeat_answered(reply)
+        communicator.heartbeat_done = True
+        return reply
+
+    communicator = Communicator(
+        client_config={"client_name": "site-1"}, cell=SimpleNamespace(send_request=send_request), client_register_interval=1
+    )
+    communicator.send_heartbeat([], "project", "token", "", "site-1", ClientEngine(), 0)
+    return EventType.AFTER_CLIENT_HEARTBEAT in events
 
 
-def test_a_site_whose_heartbeats_are_refused_registers_again_if_the_server_answers(kit: Kit, tmp_path: Path) -> None:
+def unanswered_for_long() -> None:
+    """A heartbeat was begun so long ago that its answer should be there."""
+    ENGINE.unanswered = time.monotonic() - node.ANSWER_SECONDS
+
+
+def test_a_heartbeat_that_nobody_answers_is_none_that_the_server_has_accepted() -> None:
+    start("a-token", heartbeat_ago=100)
+    assert beat(ReturnCode.TIMEOUT), "NVFlare's event comes all the same"
+    assert ENGINE.unanswered is not None
+    assert time.monotonic() - ENGINE.heartbeat > 90
+
+
+def test_a_heartbeat_that_the_server_refuses_is_none_that_it_has_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nvflare.private.fed.client.communicator.time.sleep", lambda seconds: None)
+    start("a-token", heartbeat_ago=100)
+    assert not beat(ReturnCode.UNAUTHENTICATED)
+    assert ENGINE.unanswered is not None
+
+
+def test_a_heartbeat_that_the_server_accepts_makes_the_site_ready() -> None:
+    start("a-token", heartbeat_ago=100)
+    assert beat(ReturnCode.OK)
+    assert ENGINE.unanswered is None
+    assert time.monotonic() - ENGINE.heartbeat < 10
+
+
+def test_a_site_registers_again_when_another_key_is_the_servers(kit: Kit, tmp_path: Path) -> None:
     with tls_listener(tmp_path / "listener") as port:
         serves(kit, "127.0.0.1", port)
+        ENGINE.server_key = kit.wait_for_server()
         start("a-token")
-        assert not node.must_register_again(kit)
-        beat(2)
-        assert not node.must_register_again(kit), "both may have been begun before the server was there"
-        beat(1)
-        assert not node.must_register_again(kit), "this one may be under way"
-        beat(1)
+    with tls_listener(tmp_path / "renewed", port):
+        assert not node.must_register_again(kit), "no heartbeat is unanswered"
+        beat(ReturnCode.TIMEOUT)
+        assert not node.must_register_again(kit), "the answer may be under way"
+        unanswered_for_long()
         assert node.must_register_again(kit)
-    assert not node.must_register_again(kit)
+
+
+def test_a_site_whose_server_is_back_with_the_same_key_does_not_register_again(kit: Kit, tmp_path: Path) -> None:
+    with tls_listener(tmp_path / "listener") as port:
+        serves(kit, "127.0.0.1", port)
+        ENGINE.server_key = kit.wait_for_server()
+        start("a-token")
+        unanswered_for_long()
+        assert not node.must_register_again(kit)
 
 
 def test_a_site_whose_server_is_dead_behind_its_gateway_does_not_register_again(kit: Kit) -> None:
     with gateway_without_server() as (port, came):
         serves(kit, "127.0.0.1", port)
         start("a-token")
-        for _ in range(3):
-            beat(5)
-            assert not node.must_register_again(kit)
+        ENGINE.server_key = b"a key"
+        unanswered_for_long()
+        assert not node.must_register_again(kit)
         assert came
 
 
-def test_a_site_whose_link_is_back_is_given_time_for_a_heartbeat(kit: Kit, tmp_path: Path) -> None:
-    port = closed_port()
-    serves(kit, "127.0.0.1", port)
-    start("a-token")
-    beat(20)
-    assert not node.must_register_again(kit)
-    with tls_listener(tmp_path / "listener", port):
+def test_a_site_that_has_not_seen_its_servers_key_takes_the_first_one(kit: Kit, tmp_path: Path) -> None:
+    """It came before the server."""
+    with tls_listener(tmp_path / "listener") as port:
+        serves(kit, "127.0.0.1", port)
+        start("a-token")
+        unanswered_for_long()
         assert not node.must_register_again(kit)
-        beat(1)
-        assert not node.must_register_again(kit)
-        NodeWatch().handle_event(EventType.AFTER_CLIENT_HEARTBEAT, FLContext())
-        beat(1)
-        assert not node.must_register_again(kit)
+        assert ENGINE.server_key == kit.server_key()
 
 
 def test_a_site_that_has_not_started_does_not_register_again(kit: Kit, tmp_path: Path) -> None:
