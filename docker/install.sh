@@ -2,7 +2,7 @@
 # Installs one locked list into /opt/venv during the image build, with the user's CA bundle (secret `ca`) where there is one.
 # TORCH_INDEX takes torch and torchvision, at the locked releases, from that index instead; other builds of a release have other
 # hashes, so those two are then held by release alone.
-# NVFLARE=newest installs the newest NVFlare instead, pre-releases too, over the dependencies that are there.
+# NVFLARE=next installs the list alone, whose NVFlare needs what is there already; NVFLARE=newest the newest one, pre-releases too.
 set -eu
 [ ! -s /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca
 [ -x /opt/venv/bin/python ] || /tools/bin/uv venv --quiet --python /usr/bin/python3 /opt/venv
@@ -11,6 +11,8 @@ install() { /tools/bin/uv pip install --quiet --no-cache --compile-bytecode --py
 
 if [ "${NVFLARE:-}" = newest ]; then
     install --no-deps --prerelease allow --upgrade nvflare
+elif [ "${NVFLARE:-}" = next ]; then
+    install --no-deps --require-hashes -r "$1"
 elif [ -n "${TORCH_INDEX:-}" ]; then
     install --require-hashes -r /requirements/site-cpu.txt
     install --no-deps --default-index "$TORCH_INDEX" $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' "$1")

@@ -24,7 +24,7 @@ def main() -> None:
             values = [run[part] for run in runs]
             middle = statistics.median(values)
             error = [[middle - min(values)], [max(values) - middle]]
-            panel.bar(place, middle, yerr=error, capsize=3, color="#3b6ea5" if arm == "deployment" else "#b8c4d0")
+            panel.bar(place, middle, yerr=error, capsize=3, color="#3b6ea5" if arm.startswith("D:") else "#b8c4d0")
             panel.annotate(f"{middle:.2f}", (place, max(values)), ha="center", va="bottom", fontsize=8)
         panel.set_xticks(range(len(measured["figures"])), [measured["names"][arm].split(":")[0] for arm in measured["figures"]])
         panel.set_title(part, fontsize=9)
