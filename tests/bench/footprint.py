@@ -1,4 +1,4 @@
-"""What the deployment takes while it idles and while a job runs, with 2 and with 8 sites:  .venv/bin/python -m tests.bench.footprint
+"""What the deployment takes while it idles and while a job runs, with 2 and with 8 sites:  PYTHONPATH=src .venv/bin/python -m tests.bench.footprint
 
 warm up    `make up` after `make down`: nothing to build or to prepare; until every site is registered
 idle       CPU over a minute, and memory at its end, of each container

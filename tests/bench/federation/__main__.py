@@ -1,6 +1,6 @@
 """`make bench`: the arms in turn, several times over; a table, a plot and the machine.
 
-    .venv/bin/python -m tests.bench.federation [--quick] [--arms plain,deployment] [--sites 8 --network moderate] [--rounds N] [--out DIR]
+    PYTHONPATH=src .venv/bin/python -m tests.bench.federation [--quick] [--arms plain,deployment] [--sites 8 --network moderate] [--rounds N] [--out DIR]
         [--patches each] [--other NAME=DIR:TAG ...]
 
 With more than two sites only the arms `plain` and `deployment` run. `--patches each` leaves out one of NVFlare's patches at a time, and all
