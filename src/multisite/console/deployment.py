@@ -12,19 +12,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from multisite.console import images, preflight, report, running_jobs
+from multisite.console import admin, images, preflight, report, running_jobs
 from multisite.console.containers import ONE_SHOTS, Containers, as_wanted
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
-from multisite.console.text import objects, quoted
+from multisite.console.text import quoted
 from multisite.job.options import UNKNOWN
-from multisite.text import clean
 
 REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0
 CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
-ADMIN = ("python", "-m", "multisite.admin.command_line")
 CA = "docker/ca.yaml"
 
 
@@ -70,7 +68,7 @@ class Deployment:
         images.build(self.settings, self.docker)
         if standing:
             moved_to = "" if client_stream in (None, before) else "the sites" if client_stream else "the server"
-            running_jobs.spare(self, standing, moved_to)
+            running_jobs.spare(self.docker, standing, moved_to)
         self.containers.prepare(standing)
         try:
             self.containers.start()
@@ -178,9 +176,7 @@ class Deployment:
 
     def admin(self, *arguments: str, seconds: float = 120.0) -> list[dict[str, Any]]:
         """Runs one command of `admin.command_line` in the admin container and returns its lines."""
-        result = self.docker.exec("admin", *ADMIN, *arguments, seconds=seconds)
-        silent = {"event": "error", "message": clean((result.err.strip().splitlines() or ["no answer"])[-1])}
-        return objects(result.out) or [silent]
+        return admin.ask(self.docker, *arguments, seconds=seconds)
 
     def table(self, answer: dict[str, Any]) -> str:
         """Participant, state, address, device, examples: the answer of `make up`.

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from multisite.console import report
+from multisite.console.admin import COMMAND_LINE
 from multisite.console.archive import unpack
-from multisite.console.deployment import ADMIN, Deployment, dataset
+from multisite.console.deployment import Deployment, dataset
 from multisite.console.settings import ConsoleError
 from multisite.console.text import ask, objects, say
 from multisite.job import outcome
@@ -47,7 +48,7 @@ class AdminStream:
     """Lines of a long command in the admin container, read beside the terminal's signals."""
 
     def __init__(self, deployment: Deployment, arguments: list[str]) -> None:
-        command = ["docker", *deployment.docker.exec_arguments("admin", *ADMIN, *arguments)]
+        command = ["docker", *deployment.docker.exec_arguments("admin", *COMMAND_LINE, *arguments)]
         # A session of its own: Ctrl-C reaches this console, which asks, and not the command.
         self.process = subprocess.Popen(
             command, cwd=deployment.settings.home, env=deployment.docker.env(), stdin=subprocess.DEVNULL,
