@@ -36,7 +36,7 @@ console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11
 }
 e2e() {
     docker/venv.sh
-    .venv/bin/python -m pytest -p no:cacheprovider tests/e2e
+    .venv/bin/python -m pytest -p no:cacheprovider --durations=25 tests/e2e
     one_job "" none
 }
 all() { # the unit and simulator tests run beside the e2e tests, which mostly wait

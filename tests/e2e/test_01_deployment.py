@@ -24,35 +24,26 @@ def test_a_second_up_changes_nothing_and_takes_seconds(stack: Stack) -> None:
     assert done.seconds < 30
 
 
-def test_containers_become_healthy(stack: Stack) -> None:
-    def healthy() -> bool:
-        return all(
-            stack.inspect(stack.containers()[name])["State"]["Health"]["Status"] == "healthy"
-            for name in ("server", "site-1", "site-2")
-        )
-
-    stack.wait_for(healthy, "server and sites healthy")
-
-
-RESOLVE = """
+# At the same time, for each try lasts until its time is over.
+REACH = """
 import concurrent.futures, socket, sys
-def found(name):
-    try: return socket.gethostbyname(name)
+def reached(place):
+    host, _, port = place.partition(":")
+    try: socket.create_connection((host, int(port)), 5).close()
+    except ConnectionRefusedError: return place + " (refused)"
     except OSError: return ""
-with concurrent.futures.ThreadPoolExecutor() as pool:
-    print(*(name for name, address in zip(sys.argv[1:], pool.map(found, sys.argv[1:])) if address))
+    return place
+with concurrent.futures.ThreadPoolExecutor(max_workers=len(sys.argv)) as pool:
+    print(*filter(None, pool.map(reached, sys.argv[1:])))
 """
 
 
 def test_site_1_can_reach_the_server_and_nothing_else(stack: Stack) -> None:
-    reach = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
-    assert stack.execute("site-1", "python", "-c", reach, "server", str(stack.port)).code == 0
-    for address in [*stack.addresses("site-2"), *stack.addresses("wandb-backend"), "192.0.2.1"]:
-        port = "8970" if address in stack.addresses("wandb-backend") else str(stack.port)
-        tried = stack.execute("site-1", "python", "-c", reach, address, port)
-        assert tried.code != 0, address
-        assert "refused" not in tried.text, f"{address} has answered"
-    assert stack.execute("site-1", "python", "-c", RESOLVE, "site-2", "wandb-backend", "admin", "server").text.strip() == "server"
+    server = f"server:{stack.port}"
+    others = [f"{address}:{stack.port}" for address in [*stack.addresses("site-2"), "192.0.2.1", "site-2", "admin"]]
+    others += [f"{address}:8970" for address in [*stack.addresses("wandb-backend"), "wandb-backend"]]
+    assert len(others) >= 6, others
+    assert stack.execute("site-1", "python", "-c", REACH, server, *others).text.split() == [server]
 
 
 def test_no_container_runs_as_root_or_can_write_its_image(stack: Stack) -> None:
