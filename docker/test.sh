@@ -37,21 +37,19 @@ console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11
 e2e() {
     docker/venv.sh
     .venv/bin/python -m pytest -p no:cacheprovider --durations=25 tests/e2e
-    one_job "" none
 }
-all() { # the unit and simulator tests run beside the e2e tests, which mostly wait
-    local log=tests/artifacts/fast.log beside=0
+all() { # what needs no deployment, and one job, beside the e2e tests, which mostly wait
+    local log=tests/artifacts/beside.log beside=0
     mkdir -p tests/artifacts
     images
     check
-    console
-    { fast && next_fast next; } >"$log" 2>&1 &
+    docker/venv.sh
+    (fast; console; next_fast next; one_job next ""; one_job "" none) >"$log" 2>&1 & # no &&: it would hide a failure within a function
     trap 'wait' EXIT # no container of a test outlives this
     e2e
     wait $! || beside=$?
     grep -E '^(FAILED|ERROR)|passed|failed' "$log" || true
-    [ "$beside" = 0 ] || { echo "test: the unit or simulator tests failed; next: read $log" >&2; return "$beside"; }
-    one_job next ""
+    [ "$beside" = 0 ] || { echo "test: what ran beside the e2e tests failed; next: read $log" >&2; return "$beside"; }
 }
 
 case "${1:-}" in
@@ -66,7 +64,7 @@ bench)
     in_test_image python -m tests.bench.training ${QUICK:+--quick}
     ;;
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
-e2e) images; e2e ;;
+e2e) images; e2e; one_job "" none ;;
 faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_07_faults.py tests/e2e/test_08_eight_sites.py ;;
 next | newest) images; next_fast "$1"; one_job "$1" "" ;;
 all) all ;;
