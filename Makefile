@@ -11,7 +11,7 @@ help: ## this list
 up: ## build, provision, prepare the data, start; return when every site is registered
 	@$(CONSOLE) up
 
-submit: ## run the CIFAR-10 job (clients -> server -> W&B) and bring its results [PRESET ROUNDS LOCAL_EPOCHS BATCH_SIZE LR ALPHA NETWORK SITES SEED LOG_MODEL WAIT_SECONDS]
+submit: ## run the CIFAR-10 job (clients -> server -> W&B) and bring its results [PRESET ROUNDS LOCAL_EPOCHS BATCH_SIZE LR ALPHA NETWORK SITES SEED LOG_MODEL WAIT_SECONDS MAX_EXAMPLES]
 	@$(CONSOLE) submit
 
 submit-client-stream: ## the same, each site straight to W&B: the key moves to the sites
@@ -62,5 +62,5 @@ bench: ## what federation costs: rounds, start, end; beside plain PyTorch, the s
 bench-metrics: ## what metrics cost, beside NVFlare's own path [QUICK=1]
 	@docker/test.sh bench-metrics
 
-test: ## set up everything and run every test: unit, simulator, e2e
+test: ## set up everything and run the tests: lint, types, unit, simulator, e2e; all but test-faults
 	@docker/test.sh all
