@@ -36,20 +36,21 @@ console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11
 }
 e2e() {
     docker/venv.sh
-    .venv/bin/python -m pytest -p no:cacheprovider --durations=25 tests/e2e
+    .venv/bin/python -m pytest -p no:cacheprovider --durations=15 "$@"
 }
-all() { # what needs no deployment, and one job, beside the e2e tests, which mostly wait
+all() { # two at once, since e2e tests mostly wait: what needs no deployment and the attacks, beside the other e2e tests
     local log=tests/artifacts/beside.log beside=0
     mkdir -p tests/artifacts
     images
     check
     docker/venv.sh
-    (fast; console; next_fast next; one_job next ""; one_job "" none) >"$log" 2>&1 & # no &&: it would hide a failure within a function
+    (fast; console; next_fast next; one_job next ""; e2e tests/e2e/test_1*.py) >"$log" 2>&1 & # no &&: it would hide a failure within a function
     trap 'wait' EXIT # no container of a test outlives this
-    e2e
+    e2e tests/e2e/test_0*.py
+    one_job "" none
     wait $! || beside=$?
     grep -E '^(FAILED|ERROR)|passed|failed' "$log" || true
-    [ "$beside" = 0 ] || { echo "test: what ran beside the e2e tests failed; next: read $log" >&2; return "$beside"; }
+    [ "$beside" = 0 ] || { echo "test: what ran beside the first e2e tests failed; next: read $log" >&2; return "$beside"; }
 }
 
 case "${1:-}" in
@@ -64,7 +65,7 @@ bench)
     in_test_image python -m tests.bench.training ${QUICK:+--quick}
     ;;
 bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
-e2e) images; e2e; one_job "" none ;;
+e2e) images; e2e tests/e2e; one_job "" none ;;
 faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_07_faults.py tests/e2e/test_08_eight_sites.py ;;
 next | newest) images; next_fast "$1"; one_job "$1" "" ;;
 all) all ;;

@@ -40,10 +40,11 @@ def bench_log(folder: Path, repeats: int, calls: int) -> None:
     from nvflare.client.tracking import WandBWriter
     from nvflare.fuel.data_event.data_bus import DataBus
 
-    from multisite.tracking import upstream
-    from multisite.tracking.recorder import MetricsRecorder
+    from multisite import nvflare_patches
+    from multisite.tracking.recorder import RECORDER, MetricsRecorder
     from multisite.tracking.spool import Spool
 
+    nvflare_patches.apply("metric_log")
     api = InProcessClientAPI({"SITE_NAME": "site-1"})
     api.rank = "0"
     api.meta = {"site_name": "site-1", "SITE_NAME": "site-1"}
@@ -66,9 +67,9 @@ def bench_log(folder: Path, repeats: int, calls: int) -> None:
     ours: list[list[float]] = []
     stock: list[list[float]] = []
     for _ in range(repeats):
-        upstream.record_in_process("site-1", recorder._take)
+        DataBus().put_data(RECORDER + "site-1", recorder._take)
         ours.append(arm())
-        upstream.stop_recording("site-1")
+        DataBus().put_data(RECORDER + "site-1", None)
         stock.append(arm())
     assert recorder._log.rows == repeats * calls, "ours did not log all that it was timed for"
     for name, arms in (("ours", ours), ("stock", stock)):

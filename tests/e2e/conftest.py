@@ -30,8 +30,8 @@ def _deployment(home: Path, request: pytest.FixtureRequest, **settings: str) -> 
     yield stack
     if request.session.testsfailed:
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
-        (ARTIFACTS / "containers.txt").write_text(stack.compose("logs", "--timestamps").text, encoding="utf-8")
-        shutil.copyfile(stack.transcript, ARTIFACTS / "transcript.txt")
+        (ARTIFACTS / f"{stack.name}-containers.txt").write_text(stack.compose("logs", "--timestamps").text, encoding="utf-8")
+        shutil.copyfile(stack.transcript, ARTIFACTS / f"{stack.name}-transcript.txt")
         if os.environ.get("E2E_KEEP_FAILED") == "1":
             print(f"kept: {stack.name} in {home}")
             return

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-NAMES = ("client_api_poll", "early_frames")
+NAMES = ("client_api_poll", "early_frames", "metric_log")
 VARIABLE = "PATCHES"
 
 logger = logging.getLogger("multisite.patches")

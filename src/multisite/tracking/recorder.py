@@ -13,9 +13,9 @@ from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.widgets.widget import Widget
 
-from multisite.tracking import upstream
 from multisite.tracking.arguments import checked_axes, checked_flag, checked_wandb_args
 from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import ROUTE
@@ -25,6 +25,7 @@ from multisite.tracking.spool import Origin, Spool, job_name, root
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
 GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
+RECORDER = "multisite.recorder."  # and the site's name: where the patch `metric_log` looks for `MetricsRecorder._take`
 LOG_SECONDS = 30.0  # between two lines about refused metrics
 REOPEN_SECONDS = 5.0
 REFUSED_BYTES = 512
@@ -33,8 +34,9 @@ REFUSED_BYTES = 512
 class MetricsRecorder(Widget):
     """Puts what `WandBWriter` (or any NVFlare analytics sender) logs into the site's record log, from where the tracking agent sends it.
 
-    With an in-process training script a metric is on the disk before `log` returns. A full disk costs metrics, which are counted
-    and said, and never the training.
+    With an in-process training script a metric is on the disk before `log` returns. With the patch `metric_log` every value comes as it
+    was logged; without it (PATCHES=none, the simulator) as NVFlare's event, which carries numbers alone. A full disk costs metrics,
+    which are counted and said, and never the training.
     """
 
     def __init__(self, forward: bool = True, wandb_args: dict[str, Any] | None = None, axes: dict[str, str] | None = None) -> None:
@@ -66,7 +68,7 @@ class MetricsRecorder(Widget):
         elif event_type == ANALYTIC_EVENT_TYPE:
             self._take_event(fl_ctx)
         elif event_type == EventType.END_RUN:
-            upstream.stop_recording(self._site)
+            DataBus().put_data(RECORDER + self._site, None)
             if self._log is not None:
                 self._log.close()
                 self._log = None
@@ -77,7 +79,7 @@ class MetricsRecorder(Widget):
         self._site = fl_ctx.get_identity_name()
         job = spool.job(job_name(fl_ctx.get_job_id()))
         self._origin = job.origin(self._site)
-        upstream.record_in_process(self._site, self._take)
+        DataBus().put_data(RECORDER + self._site, self._take)
         try:
             save_json(self._origin.folder / ROUTE, {"forwards": self.forward})
             if self.wandb_args is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from nvflare.app_common.executors.client_api import in_process_backend
+from nvflare.client.in_process.api import InProcessClientAPI
 from nvflare.fuel.f3.sfm.conn_manager import ConnManager
 
 from multisite import nvflare_patches
@@ -14,6 +15,7 @@ REPLACED = (  # everything that the patches set in NVFlare
     (in_process_backend, "_RESULT_POLL_INTERVAL"),
     (ConnManager, "process_frame"),
     (ConnManager, "update_endpoint"),
+    (InProcessClientAPI, "log"),
 )
 
 

@@ -79,7 +79,7 @@ def test_the_pinned_nvflare_is_the_one_that_every_patch_was_written_for() -> Non
 CHANGES = """
 import inspect, sys
 from multisite import nvflare_patches
-from multisite.nvflare_patches import client_api_poll, early_frames
+from multisite.nvflare_patches import client_api_poll, early_frames, metric_log
 def attributes():
     found = {}
     for module in [module for name, module in list(sys.modules.items()) if name.split(".")[0] == "nvflare"]:

@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from nvflare.apis.analytix import AnalyticsDataType, LogWriterName
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_context import FLContext
 from nvflare.client.in_process.api import TOPIC_LOG_DATA, InProcessClientAPI
 from nvflare.client.tracking import SummaryWriter, WandBWriter
 from nvflare.fuel.data_event.data_bus import DataBus
 
-from multisite.tracking import upstream
+from multisite import nvflare_patches
+from multisite.nvflare_patches import metric_log
 from multisite.tracking.files import load_json
-from multisite.tracking.recorder import MetricsRecorder
+from multisite.tracking.recorder import RECORDER, MetricsRecorder
 from multisite.tracking.records import LogReader, LogWriter, RecordRefused, decode
 from multisite.tracking.spool import Spool
 
@@ -29,15 +32,17 @@ def api() -> InProcessClientAPI:
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> Iterator[MetricsRecorder]:
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsRecorder]:
+    monkeypatch.setattr(InProcessClientAPI, "log", InProcessClientAPI.log)  # undoes the patch after the test
+    nvflare_patches.apply("metric_log")
     recorder = MetricsRecorder()
     recorder._site = "site-1"
     recorder._origin = Spool(tmp_path).job("job-1").origin("site-1")
     recorder._log = LogWriter(recorder._origin.log)
     recorder._reserve_refused()
-    upstream.record_in_process("site-1", recorder._take)
+    DataBus().put_data(RECORDER + "site-1", recorder._take)
     yield recorder
-    upstream.stop_recording("site-1")
+    DataBus().put_data(RECORDER + "site-1", None)
 
 
 def logged(recorder: MetricsRecorder) -> list[tuple[dict[str, Any], int | None]]:
@@ -73,10 +78,17 @@ def test_what_another_writer_logs_goes_on_to_nvflares_events(api: InProcessClien
     ]  # NVFlare waits for the threads that it publishes in
 
 
-def test_after_the_job_nvflare_is_as_it_was(api: InProcessClientAPI, recorder: MetricsRecorder) -> None:
-    assert InProcessClientAPI.log is not upstream._stock_log
-    upstream.stop_recording("site-1")
-    assert InProcessClientAPI.log is upstream._stock_log
+def test_the_recorder_is_where_the_patch_looks_for_it() -> None:
+    assert RECORDER == metric_log.RECORDER
+
+
+def test_after_the_job_nothing_is_recorded(api: InProcessClientAPI, recorder: MetricsRecorder) -> None:
+    assert recorder._origin is not None
+    records = recorder._origin.log
+    recorder.handle_event(EventType.END_RUN, FLContext())
+    assert DataBus().get_data(RECORDER + "site-1") is None
+    WandBWriter(context(api)).log({"loss": 0.5}, 1)
+    assert LogReader(records).read(1 << 20) == []
 
 
 @pytest.mark.parametrize(
