@@ -47,7 +47,7 @@ clean: ## delete by name: WHAT=keys,data,state,results,images (or all)
 check: ## lint, format and types, in the test image
 	@docker/test.sh check
 
-test-fast: ## unit and simulator tests, in the test image
+test-fast: ## unit and simulator tests, and the console's with Python 3.9 to 3.13
 	@docker/test.sh fast
 
 test-next: ## unit and simulator tests and one job, with the newest NVFlare of the package index, pre-releases too

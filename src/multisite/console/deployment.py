@@ -146,7 +146,7 @@ class Deployment:
             files.append(CA)
         files += [name for name in self.settings.get("COMPOSE_EXTRA").split(":") if name]
         threads = self.settings.get("SITE_THREADS") or str(max(1, (os.cpu_count() or 2) // 2))
-        managed = {"COMPOSE_FILE": ":".join(files), "SITE_THREADS": threads}
+        managed = {"COMPOSE_FILE": ":".join(files), "SITE_THREADS_DEFAULT": threads}
         self.docker.environment.update(managed)
         for name in ("CIFAR10_DIR", "CA_BUNDLE"):
             if path := self.settings.path(name):

@@ -13,7 +13,13 @@ LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 NAME = re.compile(r"^name: *(\S+)", re.MULTILINE)
 GPUS = ("auto", "none", "all")
 GATEWAY_LIMITS = ("CONNECTIONS", "SERVER_CONNECTIONS", "PER_ADDRESS", "RATE", "HELLO_SECONDS")
-WHOLE_NUMBERS = ("MAX_RESULT_MB", "METRICS_SITE_MB", "METRICS_SITE_JOBS", *(f"GATEWAY_{limit}" for limit in GATEWAY_LIMITS))
+WHOLE_NUMBERS = (
+    "SITE_THREADS",
+    "MAX_RESULT_MB",
+    "METRICS_SITE_MB",
+    "METRICS_SITE_JOBS",
+    *(f"GATEWAY_{limit}" for limit in GATEWAY_LIMITS),
+)
 
 
 class ConsoleError(Exception):

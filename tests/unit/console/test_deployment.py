@@ -95,6 +95,21 @@ def test_the_choice_of_compose_files_is_every_commands_from_there_on(tmp_path: P
     assert up.configure(client_stream=False)["COMPOSE_FILE"] == "compose.yaml:mine.yaml"
 
 
+def test_a_thread_count_changed_in_env_after_the_first_up_is_what_sites_get(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    env = tmp_path / ".env"
+    env.write_text("SITE_THREADS=\n", encoding="utf-8")
+    for before, now, threads in (("", "", "4"), ("", "3", "3"), ("3", "", "4")):
+        text = env.read_text(encoding="utf-8")
+        env.write_text(text.replace(f"SITE_THREADS={before}\n", f"SITE_THREADS={now}\n"), encoding="utf-8")
+        settings = Settings.load(tmp_path)
+        managed = Deployment(settings, FakeDocker(tmp_path)).configure(client_stream=False)
+        settings.remember(managed)
+        assert managed["SITE_THREADS_DEFAULT"] == threads
+
+
 def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = folder / "nvidia-smi"
     program.write_text("#!/bin/sh\nexit 0\n", encoding="utf-8")

@@ -126,8 +126,8 @@ def test_a_good_setting_is_accepted(tmp_path: Path, line: str) -> None:
 def test_remembering_keeps_the_users_lines_as_they_are(tmp_path: Path) -> None:
     own = "# mine\nSERVER_PORT=9002\n\nLOG='json' \n"
     path = write(tmp_path, own)
-    Settings.load(tmp_path).remember({"SITE_THREADS": "2", "COMPOSE_FILE": "compose.yaml"})
-    assert path.read_text(encoding="utf-8") == own + f"\n{MANAGED}\nCOMPOSE_FILE=compose.yaml\nSITE_THREADS=2\n"
+    Settings.load(tmp_path).remember({"SITE_THREADS_DEFAULT": "2", "COMPOSE_FILE": "compose.yaml"})
+    assert path.read_text(encoding="utf-8") == own + f"\n{MANAGED}\nCOMPOSE_FILE=compose.yaml\nSITE_THREADS_DEFAULT=2\n"
 
 
 def test_remembering_again_replaces_the_managed_block_only(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_remembering_again_replaces_the_managed_block_only(tmp_path: Path) -> No
 
 def test_remembering_the_same_does_not_touch_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "LOG=json\n")
-    Settings.load(tmp_path).remember({"SITE_THREADS": "2"})
+    Settings.load(tmp_path).remember({"SITE_THREADS_DEFAULT": "2"})
     before = path.stat().st_mtime_ns, path.stat().st_ino
-    Settings.load(tmp_path).remember({"SITE_THREADS": "2"})
+    Settings.load(tmp_path).remember({"SITE_THREADS_DEFAULT": "2"})
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
 
 
@@ -153,7 +153,7 @@ def test_what_was_remembered_is_read_back(tmp_path: Path) -> None:
 
 def test_the_first_env_file_is_a_copy_of_the_example(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text("# every setting\n#LOG=plain\n", encoding="utf-8")
-    Settings.load(tmp_path).remember({"SITE_THREADS": "1"})
+    Settings.load(tmp_path).remember({"SITE_THREADS_DEFAULT": "1"})
     assert (tmp_path / ".env").read_text(encoding="utf-8").startswith(f"# every setting\n#LOG=plain\n\n{MANAGED}\n")
 
 
