@@ -117,7 +117,8 @@ class Run:
         if record.step is not None:
             for name in row.keys() - self._placed:
                 self._placed.add(name)
-                if not any(fnmatchcase(name, pattern) for pattern in self._axes):
+                # `define_metric` takes no empty name and reads a star as a pattern; `log` takes both
+                if name and "*" not in name and not any(fnmatchcase(name, pattern) for pattern in self._axes):
                     self._run.define_metric(name, step_metric=STEP, step_sync=False)
             row[STEP] = record.step
         row["_timestamp"] = record.time

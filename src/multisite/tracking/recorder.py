@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
 import time
 from typing import Any
 
-from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType, LogWriterName
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType, LogWriterName, TrackConst
 from nvflare.apis.dxo import from_shareable
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey
@@ -16,12 +17,14 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.widgets.widget import Widget
 
+from multisite.text import clean
 from multisite.tracking.arguments import checked_axes, checked_flag, checked_wandb_args
 from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.locks import is_locked
-from multisite.tracking.records import LogWriter, RecordRefused
+from multisite.tracking.records import LogWriter, RecordRefused, RecordTooLong
 from multisite.tracking.spool import Origin, Spool, job_name, root
+from multisite.tracking.values import plain_metrics
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
 GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
@@ -29,6 +32,8 @@ RECORDER = "multisite.recorder."  # and the site's name: where the patch `metric
 LOG_SECONDS = 30.0  # between two lines about refused metrics
 REOPEN_SECONDS = 5.0
 REFUSED_BYTES = 512
+REFUSED_NAME_CHARACTERS = 200
+MOST_NAMED = 100  # refused names that are said, of a job
 
 
 class MetricsRecorder(Widget):
@@ -58,6 +63,7 @@ class MetricsRecorder(Widget):
         self._log: LogWriter | None = None
         self._lock = threading.Lock()
         self._refused = 0
+        self._named: set[str] = set()
         self._logged_at = 0.0
         self._opened = 0.0
 
@@ -100,7 +106,9 @@ class MetricsRecorder(Widget):
             self._log_refusal(str(error))
 
     def _take_event(self, fl_ctx: FLContext) -> None:
-        data = AnalyticsData.from_dxo(from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA)), receiver=LogWriterName.WANDB)
+        dxo = from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
+        # as its sender's: translated for W&B, `add_scalars` would lose its tag
+        data = AnalyticsData.from_dxo(dxo, receiver=dxo.get_meta_prop(TrackConst.TRACKER_KEY))
         if data is not None:
             self._take(data.tag, data.value, data.data_type, {"global_step": data.step}, from_event=True)
 
@@ -120,26 +128,56 @@ class MetricsRecorder(Widget):
             return False  # the job has ended
         if self._log is None and time.monotonic() - self._opened > REOPEN_SECONDS:
             self._open()
-        log = self._log
+        taken, refused = plain_metrics(metrics)
         try:
-            if log is None:
-                raise RecordRefused("the record log can't be opened")
-            log.log(metrics, rest.get("global_step"))
-        except RecordRefused as refused:
-            self._refuse(str(refused))
+            self._record(taken, refused, rest.get("global_step"))
+        except RecordRefused as problem:
+            self._count_refused(1)
+            self._log_refusal(str(problem))
+        if refused:
+            self._count_refused(len(refused))
+            self._log_refused_names(refused)
         return True
 
-    def _refuse(self, reason: str) -> None:
+    def _record(self, metrics: dict[str, Any], refused: dict[str, str], step: Any) -> None:
+        """Adds one record; where it is too long, without its longest metrics, which are refused.
+
+        Raises:
+            RecordRefused: nothing was added.
+        """
+        if self._log is None:
+            raise RecordRefused("the record log can't be opened")
+        while metrics or not refused:
+            try:
+                self._log.log(metrics, step)
+                return
+            except RecordTooLong as problem:
+                if not metrics:
+                    raise
+                longest = max(metrics, key=lambda name: len(name) + len(json.dumps(metrics[name])))
+                refused[clean(longest, REFUSED_NAME_CHARACTERS)] = str(problem)
+                del metrics[longest]
+
+    def _count_refused(self, count: int) -> None:
         with self._lock:
-            self._refused += 1
+            self._refused += count
             self._save_refused()
-        self._log_refusal(reason)
+
+    def _log_refused_names(self, refused: dict[str, str]) -> None:
+        """Says each name once."""
+        for name, reason in refused.items():
+            if name not in self._named and len(self._named) < MOST_NAMED:
+                self._named.add(name)
+                self.logger.error(
+                    f"{name!r} is refused on {self._site}: {reason}. The call's other metrics are kept; training goes on"
+                )
 
     def _log_refusal(self, reason: str) -> None:
         if time.monotonic() - self._logged_at > LOG_SECONDS or not self._logged_at:
             self._logged_at = time.monotonic()
             self.logger.error(
-                f"metrics are refused on {self._site}: {reason}; {self._refused} so far. Training goes on. Next: free space on the spool's volume"
+                f"metrics are refused on {self._site}: {reason}; {self._refused} so far. Training goes on."
+                f"{' Next: free space on the volume of the spool' if os.strerror(errno.ENOSPC) in reason else ''}"
             )
 
     def _reserve_refused(self) -> None:

@@ -35,6 +35,10 @@ class RecordRefused(Exception):
     """A record was not accepted: no space, or it can't be one. The message says why; the log is as it was before."""
 
 
+class RecordTooLong(RecordRefused):
+    """A record has more than MAX_RECORD_BYTES."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One call of `log`.
@@ -67,14 +71,15 @@ def encode(record: Record) -> bytes:
     """The payload of a record.
 
     Raises:
-        RecordRefused: it can't be written as JSON, or is longer than MAX_RECORD_BYTES.
+        RecordTooLong: it is longer than MAX_RECORD_BYTES.
+        RecordRefused: it can't be written as JSON.
     """
     try:
         payload = _encode([record.time, record.step, record.metrics]).encode()
     except (TypeError, ValueError, RecursionError, RuntimeError) as error:
         raise RecordRefused(f"the metrics can't be written as JSON ({error})") from None
     if len(payload) > MAX_RECORD_BYTES:
-        raise RecordRefused(f"the record has {len(payload)} bytes; at most {MAX_RECORD_BYTES} are allowed")
+        raise RecordTooLong(f"the record has {len(payload)} bytes; at most {MAX_RECORD_BYTES} are allowed")
     return payload
 
 

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nvflare.apis.analytix import AnalyticsDataType, LogWriterName
+from nvflare.apis.analytix import ANALYTIC_EVENT_TYPE, AnalyticsData, AnalyticsDataType, LogWriterName
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.client.in_process.api import TOPIC_LOG_DATA, InProcessClientAPI
 from nvflare.client.tracking import SummaryWriter, WandBWriter
@@ -20,7 +21,7 @@ from multisite import nvflare_patches
 from multisite.nvflare_patches import metric_log
 from multisite.tracking.files import load_json
 from multisite.tracking.recorder import RECORDER, MetricsRecorder
-from multisite.tracking.records import LogReader, LogWriter, RecordRefused, decode
+from multisite.tracking.records import MAX_RECORD_BYTES, LogReader, LogWriter, RecordRefused, decode
 from multisite.tracking.spool import Spool
 
 
@@ -107,6 +108,51 @@ def test_every_kind_of_number_that_an_event_carries_is_a_record(
     assert logged(recorder) == [(metrics, 3)]
 
 
+def fire(recorder: MetricsRecorder, key: str, value: Any, kind: AnalyticsDataType, sender: LogWriterName) -> None:
+    """NVFlare's event of a metric, as its executor makes it."""
+    fl_ctx = FLContext()
+    dxo = AnalyticsData(key, value, kind, sender, global_step=3).to_dxo()
+    fl_ctx.set_prop(FLContextKey.EVENT_DATA, dxo.to_shareable(), private=True, sticky=False)
+    recorder.handle_event(ANALYTIC_EVENT_TYPE, fl_ctx)
+
+
+def test_add_scalars_keeps_its_tag(recorder: MetricsRecorder) -> None:
+    for tag, value in (("a", 1.0), ("b", 10.0)):
+        fire(recorder, tag, {"train": value}, AnalyticsDataType.SCALARS, LogWriterName.TORCH_TB)
+    fire(recorder, "loss", 0.5, AnalyticsDataType.METRIC, LogWriterName.MLFLOW)
+    assert logged(recorder) == [({"a/train": 1.0}, 3), ({"b/train": 10.0}, 3), ({"loss": 0.5}, 3)]
+
+
+def test_a_refused_value_is_named_once_and_counted_and_the_rest_of_its_call_is_kept(
+    api: InProcessClientAPI, recorder: MetricsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        WandBWriter(context(api)).log({"loss": 0.5, "image": object()}, 1)
+    assert logged(recorder) == [({"loss": 0.5}, 1)] * 3
+    assert recorder._refused == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "'image' is refused on site-1: an object of type object is no metric. The call's other metrics are kept; training goes on"
+    ]
+
+
+def test_a_call_that_is_too_long_loses_its_longest_metrics_alone(
+    api: InProcessClientAPI, recorder: MetricsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    WandBWriter(context(api)).log({"long": "x" * MAX_RECORD_BYTES, "loss": 0.5}, 1)
+    assert logged(recorder) == [({"loss": 0.5}, 1)]
+    assert f"at most {MAX_RECORD_BYTES} are allowed" in caplog.text
+    assert "free space" not in caplog.text
+
+
+@pytest.mark.parametrize("call", [None, 5, [1.0]], ids=str)
+def test_a_call_that_has_no_names_is_refused_and_raises_nothing(
+    api: InProcessClientAPI, recorder: MetricsRecorder, call: Any
+) -> None:
+    WandBWriter(context(api)).log(call, 1)
+    assert logged(recorder) == []
+    assert recorder._refused == 1
+
+
 def test_text_is_no_metric(recorder: MetricsRecorder) -> None:
     assert not recorder._take("error", "out of memory", AnalyticsDataType.TEXT, {"writer": LogWriterName.WANDB})
 
@@ -158,7 +204,7 @@ def test_the_count_of_refused_metrics_needs_no_new_space(recorder: MetricsRecord
     assert recorder._origin is not None
     size = recorder._origin.refused.stat().st_size
     for _ in range(2000):
-        recorder._refuse("full")
+        recorder._count_refused(1)
     assert recorder._origin.refused.stat().st_size == size
     assert json.loads(recorder._origin.refused.read_text(encoding="utf-8")) == {"count": 2000}
 
