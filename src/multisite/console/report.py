@@ -99,7 +99,8 @@ def account_lines(tracking: dict[str, Any]) -> list[str]:
     rows = [(site, *(account[name] for name in names)) for site, account in sorted(sites.items())]
     lines = table(("metrics of", *names), rows).splitlines()
     if refused := {site: account["refused"] for site, account in sites.items() if account["refused"]}:
-        lines.append("REFUSED BY A FULL DISK: " + ", ".join(f"{count} on {site}" for site, count in sorted(refused.items())))
+        counts = ", ".join(f"{count} on {site}" for site, count in sorted(refused.items()))
+        lines.append(f"REFUSED METRICS: {counts}: a full disk, or values that are none. Next: docker compose logs {min(refused)}")
     pending = sum(account["pending"] for account in sites.values())
     if pending:
         why = f"{tracking['state']}: {tracking['reason']}" if tracking["reason"] else "not confirmed yet"

@@ -4,7 +4,7 @@
     <spool>/<job>/writer.json         the W&B writer's last status
     <spool>/<job>/<site>/records.log  the records; on the server a copy, whose first bytes are the site's
     <spool>/<job>/<site>/site.json    on the server: the last status of the site's log
-    <spool>/<job>/<site>/refused.json records that the disk did not take
+    <spool>/<job>/<site>/refused.json metrics that were not taken: the disk was full, or the value is no metric
     <spool>/<job>/model.safetensors   the final global model, until W&B has it
     <spool>/<job>/writer.lock         held by the job's W&B writer while it runs
     <spool>/agent.lock                held by whoever delivers from this spool
@@ -62,7 +62,7 @@ class Account:
         logged: on the site's disk.
         received: on the disk of whoever delivers them.
         delivered: confirmed by W&B.
-        refused: not taken by the site's disk.
+        refused: not taken: the site's disk was full, or the value is no metric.
         closed: the site logs no more.
         set_aside: of the delivered ones, those that could not be sent: a row marks the place of each.
         problem: what is wrong with the files that these numbers come from.
@@ -111,7 +111,7 @@ class Origin:
 
     @property
     def refused(self) -> Path:
-        """Count and reason of the refused records."""
+        """The count of refused metrics."""
         return self.folder / "refused.json"
 
     def rows(self) -> int:

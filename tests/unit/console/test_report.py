@@ -130,7 +130,8 @@ def test_a_job_whose_metrics_are_not_all_delivered_says_why_and_names_the_comman
 
 
 def test_what_a_full_disk_cost_is_in_capitals() -> None:
-    assert "REFUSED BY A FULL DISK: 3 on site-1" in report.account_lines(tracking(refused=3, site_1=0))
+    said = "REFUSED METRICS: 3 on site-1: a full disk, or values that are none. Next: docker compose logs site-1"
+    assert said in report.account_lines(tracking(refused=3, site_1=0))
 
 
 def test_a_job_without_an_account_says_so() -> None:
