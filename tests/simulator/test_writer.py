@@ -2,86 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from multisite.tracking.delivery import Delivery
-from multisite.tracking.files import save_json
-from multisite.tracking.receiver import WandbReceiver
-from multisite.tracking.recorder import MetricsRecorder
 from multisite.tracking.records import LogWriter
-from multisite.tracking.spool import SERVER, Job, Spool
-from multisite.tracking.writer import EXIT_SETTINGS
-from tests.wandb_backend.client import BackendState, rows, set_faults
-from tests.wandb_backend.keys import KnownKeys
-from tests.wandb_backend.operations import DEFAULT_ENTITY
+from multisite.tracking.spool import SERVER
+from tests.simulator.delivery import KEY, Site, wait_for
+from tests.wandb_backend.client import rows, set_faults
 from tests.wandb_backend.server import WandbBackend
-
-KEY = "writer0key" * 4
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.1)
-
-
-class Site:
-    """A spool that is delivered from, a job in it, and the backend."""
-
-    def __init__(self, folder: Path, backend: WandbBackend) -> None:
-        self.backend = backend
-        self.key = folder / "key"
-        self.key.write_text(KEY, encoding="utf-8")
-        self.spool = Spool(folder / "spool")
-        self.job: Job = self.spool.job("job-1")
-        settings = {"wandb": {"project": "p", "name": "n", "config": {"lr": 0.1}, "tags": ["t"]}, "axes": {"val/*": "round"}}
-        save_json(self.job.settings_file, {**settings, "owner": SERVER})
-        self.logs = {name: LogWriter(self.job.origin(name).log) for name in (SERVER, "site-1")}
-        self.count = 0
-        self.delivery = Delivery(self.spool, self.key)
-        self.delivery.start()
-
-    def log(self, count: int) -> None:
-        for _ in range(count):
-            self.logs["site-1"].log({"value": self.count}, self.count % 10)
-            self.count += 1
-
-    def end(self) -> None:
-        for log in self.logs.values():
-            log.close()
-
-    def state(self) -> BackendState:
-        return BackendState.fetch(self.backend.url)
-
-    def values(self) -> list[Any]:
-        return [row["value"] for run in self.state().runs() for row in rows(run) if "value" in row]
-
-    def writer(self) -> Any:
-        writer = self.delivery._writers.get("job-1")
-        return writer.process if writer else None
-
-    def report(self) -> dict[str, Any]:
-        return self.job.report()
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    backend = WandbBackend(("127.0.0.1", 0), KnownKeys({KEY: "hospital"}))
-    backend.start()
-    monkeypatch.setenv("WANDB_BASE_URL", backend.url)
-    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.5")
-    site = Site(tmp_path, backend)
-    yield site
-    site.delivery.stop()
-    backend.stop()
 
 
 def test_a_writer_killed_again_and_again_repeats_nothing(site: Site) -> None:
@@ -257,69 +186,3 @@ def test_a_site_whose_run_can_not_be_opened_waits_by_itself(site: Site, monkeypa
     wait_for(lambda: site.report()["pending"] == 0, 90)
     assert site.values() == list(range(100))
     assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(100))
-
-
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"wandb": {"project": "p", "dir": "/tmp"}, "owner": SERVER}, "'dir' is not allowed"),
-        ({"wandb": {"config": "/kit/startup/server.key"}, "owner": SERVER}, "config must be an object"),
-        ({"wandb": {"project": "p"}, "axes": {"*x*": "round"}, "owner": SERVER}, "axes"),
-        ({"wandb": {"project": "p"}, "owner": "../x"}, "owner"),
-        ({"wandb": {"project": "p"}, "owner": SERVER, "artifact": 5}, "artifact"),
-    ],
-)
-def test_settings_that_no_job_may_give_are_not_delivered_by_and_are_said(site: Site, settings: dict[str, Any], reason: str) -> None:
-    other = site.spool.job("job-2")
-    save_json(other.settings_file, settings)
-    log = LogWriter(other.origin("site-1").log)
-    log.log({"value": 1}, 1)
-    log.close()
-    site.log(3)
-    site.end()
-    wait_for(lambda: site.report()["state"] == "done" and other.report()["state"] == "misconfigured")
-    assert reason in other.report()["reason"]
-    done = subprocess.run([sys.executable, "-m", "multisite.tracking.writer", str(other.folder), str(site.key)], check=False)
-    assert done.returncode == EXIT_SETTINGS
-    assert [run["display_name"] for run in site.state().runs()] == ["site-1-n"]
-
-
-def test_the_place_of_the_model_is_no_setting(site: Site, tmp_path: Path) -> None:
-    """A job.json from before, and one that somebody wrote: only the file of the job's own folder goes to W&B."""
-    secret = tmp_path / "server.key"
-    secret.write_text("a key", encoding="utf-8")
-    settings = {"wandb": {"project": "p", "name": "n"}, "axes": {}, "owner": SERVER, "artifact": str(secret)}
-    save_json(site.job.settings_file, settings)
-    site.logs[SERVER].log({"round": 1}, None)
-    site.end()
-    wait_for(lambda: site.report()["state"] == "done")
-    assert not site.state().document["artifacts"]
-    assert secret.exists()
-
-
-OPERATORS = [
-    ({"WANDB_ENTITY": "hospital", "WANDB_PROJECT": "study"}, ("hospital", "study")),
-    ({"WANDB_ENTITY": "hospital"}, ("hospital", "elsewhere")),
-    ({"WANDB_PROJECT": "study"}, (DEFAULT_ENTITY, "study")),
-    ({}, ("attacker", "elsewhere")),
-]
-
-
-@pytest.mark.parametrize("component", ["receiver", "recorder"])
-@pytest.mark.parametrize(("operator", "place"), OPERATORS)
-def test_the_operators_entity_and_project_are_never_a_jobs_to_choose(
-    site: Site, monkeypatch: pytest.MonkeyPatch, component: str, operator: dict[str, str], place: tuple[str, str]
-) -> None:
-    for name, value in operator.items():
-        monkeypatch.setenv(name, value)
-    wanted = {"project": "elsewhere", "entity": "attacker"}
-    given = {**wanted, "group": "attacker/elsewhere", "name": "n", "config": {**wanted, "settings": wanted}}
-    cls = WandbReceiver if component == "receiver" else MetricsRecorder
-    arguments = cls(wandb_args=given).wandb_args
-    assert arguments is not None
-    save_json(site.job.settings_file, {"wandb": arguments, "axes": {}, "owner": SERVER})
-    site.log(1)
-    site.end()
-    wait_for(lambda: site.report()["state"] == "done")
-    (found,) = site.state().document["runs"].values()
-    assert (found["entity"], found["project"]) == place

@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from multisite.tracking.arguments import ArgumentRefused, checked_wandb_args
+
 MANAGED = "# --- written by make, for `docker compose` typed by hand; change the settings above instead ---"
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 NAME = re.compile(r"^name: *(\S+)", re.MULTILINE)
@@ -15,6 +17,7 @@ GPUS = ("auto", "none", "all")
 GATEWAY_LIMITS = ("CONNECTIONS", "SERVER_CONNECTIONS", "PER_ADDRESS", "RATE", "HELLO_SECONDS")
 WHOLE_NUMBERS = (
     "SITE_THREADS",
+    "WANDB_TRANSMIT_SECONDS",
     "MAX_RESULT_MB",
     "METRICS_SITE_MB",
     "METRICS_SITE_JOBS",
@@ -123,6 +126,7 @@ class Settings:
         if self.get("ALLOW_CUSTOM_CODE", "no") not in ("yes", "no"):
             problem = f"ALLOW_CUSTOM_CODE={self.get('ALLOW_CUSTOM_CODE')} is not yes or no"
             raise ConsoleError("settings", problem, "correct it in .env")
+        self._check_wandb()
         for name in WHOLE_NUMBERS:
             value = self.get(name, "1")
             if not (value.isdecimal() and int(value)):
@@ -131,6 +135,17 @@ class Settings:
             path = self.path(name)
             if path is not None and not path.exists():
                 raise ConsoleError("settings", f"{name}={path} does not exist", f"correct it, or leave {name} empty")
+
+    def _check_wandb(self) -> None:
+        """What W&B would refuse, after a round was trained."""
+        tags = [tag.strip() for tag in self.get("WANDB_TAGS").split(",") if tag.strip()]
+        for name, value in {"project": self.get("WANDB_PROJECT"), "entity": self.get("WANDB_ENTITY"), "tags": tags}.items():
+            try:
+                checked_wandb_args({name: value})
+            except ArgumentRefused as refused:
+                setting = f"WANDB_{name.upper()}"
+                problem = str(refused).replace(f"wandb_args: {name}", f"{setting}={self.get(setting)}", 1)
+                raise ConsoleError("settings", problem, "correct it in .env") from None
 
     def remember(self, managed: dict[str, str]) -> None:
         """Writes values that plain `docker compose` needs under a marker in `.env`; the user's own lines stay as they are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ API_SECONDS = 20
 INIT_SECONDS = 20
 FINISH_SECONDS = 25
 TRANSMIT_SECONDS = 5.0
+INTERVAL = "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"
 SET_ASIDE = "records/set_aside"
 NAMES_CHARACTERS = 1_000_000  # of all metrics' names of one run together: W&B's client keeps every one in memory
 RESERVED = ("_step", "_timestamp", "_runtime", "_wandb")
@@ -42,7 +44,7 @@ QUIET: dict[str, Any] = {
 
 
 class Refusal(Exception):
-    """The backend did not do what it was asked. `state`: `refused` (the key), `unreachable`, or `connecting` (try again)."""
+    """The backend did not do what it was asked. `state`: `refused` (the key), `unreachable`, `misconfigured`, or `connecting` (try again)."""
 
     def __init__(self, state: str, reason: str) -> None:
         super().__init__(reason)
@@ -69,6 +71,24 @@ def with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
     if tags := [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]:
         settings["tags"] = tags
     return settings
+
+
+def transmit_seconds() -> float:
+    """Between two transmissions of W&B's client, as the operator set it (WANDB_TRANSMIT_SECONDS in `.env`).
+
+    Raises:
+        Refusal: it is no number of seconds.
+    """
+    text = os.environ.get(INTERVAL, "").strip()
+    try:
+        seconds = float(text or TRANSMIT_SECONDS)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise Refusal(
+            "misconfigured", f"WANDB_TRANSMIT_SECONDS={clean(text, 40)} is no number of seconds; next: correct it in .env, make up"
+        )
+    return seconds
 
 
 class Run:
@@ -158,12 +178,13 @@ class Backend:
 
         Raises:
             ArgumentRefused: the settings are not those that a job may give.
-            Refusal: it does not answer, or refuses the key.
+            Refusal: it does not answer, or refuses the key; or a setting is wrong.
         """
         arguments, self._axes = checked_wandb_args(job_settings.get("wandb", {})), checked_axes(job_settings.get("axes", {}))
         for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
             del os.environ[name]  # Compose passes unset ones as empty, which the SDK takes for values
         os.environ.update(ENVIRONMENT)
+        self._interval = transmit_seconds()
         self._job_id, self._key, self._folder = job_id, key, folder
         self._settings = with_operator_settings(arguments)
         self.url = os.environ.get("WANDB_BASE_URL", "").strip().rstrip("/")
@@ -236,8 +257,7 @@ class Backend:
             raise self._refusal(error) from None
 
     def _sdk_settings(self) -> wandb.Settings:
-        interval = float(os.environ.get("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL") or TRANSMIT_SECONDS)
-        settings = {**QUIET, "api_key": self._key, "x_file_stream_transmit_interval": interval}
+        settings = {**QUIET, "api_key": self._key, "x_file_stream_transmit_interval": self._interval}
         if self.url:
             settings["base_url"] = self.url
         return wandb.Settings(**settings)

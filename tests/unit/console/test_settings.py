@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,23 @@ def test_a_good_setting_is_accepted(tmp_path: Path, line: str) -> None:
     write(tmp_path, line + "\n")
     name, value = line.split("=")
     assert Settings.load(tmp_path).get(name) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("WANDB_PROJECT=a/b", "WANDB_PROJECT=a/b must be a name without any of"),
+        ("WANDB_ENTITY=a/b", "WANDB_ENTITY=a/b must be a name without any of"),
+        (f"WANDB_PROJECT={'p' * 129}", "must be text of at most 128"),
+        (f"WANDB_TAGS=a,{'t' * 70}", "each must be text of at most 64"),
+        ("WANDB_TRANSMIT_SECONDS=abc", "WANDB_TRANSMIT_SECONDS=abc is no whole number above 0"),
+        ("WANDB_TRANSMIT_SECONDS=0.5", "WANDB_TRANSMIT_SECONDS=0.5 is no whole number above 0"),
+    ],
+)
+def test_what_w_and_b_would_refuse_is_refused_before_anything_starts(tmp_path: Path, line: str, said: str) -> None:
+    write(tmp_path, line + "\n")
+    with pytest.raises(ConsoleError, match=re.escape(said)):
+        Settings.load(tmp_path)
 
 
 def test_remembering_keeps_the_users_lines_as_they_are(tmp_path: Path) -> None:

@@ -1,0 +1,3 @@
+"""Fixtures of the simulator tests."""
+
+from tests.simulator.delivery import site as site
