@@ -121,7 +121,7 @@ class MetricsRecorder(Widget):
         elif data_type in GROUPED:
             metrics = value
         elif data_type == AnalyticsDataType.SCALARS:
-            metrics = {f"{key}/{name}": scalar for name, scalar in value.items()}
+            metrics = {f"{key}/{name}": scalar for name, scalar in value.items()} if isinstance(value, dict) else value
         else:
             return False
         if self._origin is None:

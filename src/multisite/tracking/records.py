@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multisite.text import clean
 from multisite.tracking.locks import is_locked, lock, unlock
 
 MAGIC = b"multisite-records-1\n"
@@ -76,8 +77,8 @@ def encode(record: Record) -> bytes:
     """
     try:
         payload = _encode([record.time, record.step, record.metrics]).encode()
-    except (TypeError, ValueError, RecursionError, RuntimeError) as error:
-        raise RecordRefused(f"the metrics can't be written as JSON ({error})") from None
+    except Exception as error:  # a value is anybody's class
+        raise RecordRefused(clean(f"the metrics can't be written as JSON ({type(error).__name__}: {error})")) from None
     if len(payload) > MAX_RECORD_BYTES:
         raise RecordTooLong(f"the record has {len(payload)} bytes; at most {MAX_RECORD_BYTES} are allowed")
     return payload

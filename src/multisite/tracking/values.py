@@ -40,9 +40,13 @@ def plain_metrics(metrics: object) -> tuple[dict[str, Any], dict[str, str]]:
     """
     if not isinstance(metrics, Mapping):
         return {}, {"the call": f"metrics come as a dict of names and values, not as {type(metrics).__name__}"}
+    try:
+        items = list(metrics.items())
+    except Exception as error:  # a value is anybody's class: training goes on whatever it raises
+        return {}, {"the call": _said(metrics, error)}
     taken: dict[str, Any] = {}
     refused: dict[str, str] = {}
-    for key, value in metrics.items():
+    for key, value in items:
         if (
             type(key) is str
             and key.isascii()
@@ -55,16 +59,20 @@ def plain_metrics(metrics: object) -> tuple[dict[str, Any], dict[str, str]]:
             taken[_name(key)] = _plain(value, DEPTH)
         except ValueRefused as reason:
             refused[_shown(key)] = str(reason)
-        except Exception as error:  # a value is anybody's class: training goes on whatever it raises
-            refused[_shown(key)] = clean(f"{type(value).__name__}: {type(error).__name__}: {error}", REASON_CHARACTERS)
+        except Exception as error:  # as above
+            refused[_shown(key)] = _said(value, error)
     return taken, refused
 
 
-def _shown(key: object) -> str:
+def _said(value: object, error: Exception) -> str:
+    return clean(f"{type(value).__name__}: {type(error).__name__}: {_shown(error)}", REASON_CHARACTERS)
+
+
+def _shown(anything: object) -> str:
     try:
-        return clean(str(key), REASON_CHARACTERS)
+        return clean(str(anything), REASON_CHARACTERS)
     except Exception:
-        return f"a name of type {type(key).__name__}"
+        return f"({type(anything).__name__} without a text)"
 
 
 def _name(key: object) -> str:

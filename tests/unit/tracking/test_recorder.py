@@ -153,6 +153,21 @@ def test_a_call_that_has_no_names_is_refused_and_raises_nothing(
     assert recorder._refused == 1
 
 
+class Raises:
+    """A value whose text is an error."""
+
+    def __str__(self) -> str:
+        raise KeyError("k")
+
+
+def test_an_error_of_a_step_or_of_scalars_never_reaches_the_training(recorder: MetricsRecorder) -> None:
+    wandb = {"writer": LogWriterName.WANDB}
+    assert recorder._take("loss", 0.5, AnalyticsDataType.METRIC, {**wandb, "global_step": Raises()})
+    assert recorder._take("loss", 0.5, AnalyticsDataType.SCALARS, wandb)
+    assert logged(recorder) == []
+    assert recorder._refused == 2
+
+
 def test_text_is_no_metric(recorder: MetricsRecorder) -> None:
     assert not recorder._take("error", "out of memory", AnalyticsDataType.TEXT, {"writer": LogWriterName.WANDB})
 

@@ -81,6 +81,13 @@ class Raises:
         raise self.error
 
 
+class Silent(Exception):
+    """An error that can't be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
 class Colour(enum.IntEnum):
     RED = 1
 
@@ -104,6 +111,7 @@ class Colour(enum.IntEnum):
         (Raises(KeyError("k")), "Raises: KeyError"),
         (Raises(ZeroDivisionError("z")), "Raises: ZeroDivisionError"),
         (Raises(OSError("o")), "Raises: OSError"),
+        (Raises(Silent()), "Raises: Silent: (Silent without a text)"),
     ],
     ids=lambda value: type(value).__name__,
 )
