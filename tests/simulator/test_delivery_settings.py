@@ -94,3 +94,17 @@ def test_an_interval_that_is_no_number_is_said_and_does_not_restart_the_writer(s
     writer = site.writer()
     assert writer is not None
     assert writer.poll() is None
+
+
+def test_offline_sends_nothing_and_keeps_everything_for_a_sync(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    site.log(3)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "offline")
+    assert "WANDB_MODE=offline" in site.report()["reason"]
+    assert site.report()["pending"] == 3
+    assert not site.state().document["runs"]
+    monkeypatch.delenv("WANDB_MODE")
+    site.spool.sync_file.touch()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert site.values() == [0, 1, 2]

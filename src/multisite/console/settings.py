@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multisite.tracking.arguments import ArgumentRefused, checked_wandb_args
+from multisite.tracking.key import MODES
 
 MANAGED = "# --- written by make, for `docker compose` typed by hand; change the settings above instead ---"
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
@@ -138,6 +139,9 @@ class Settings:
 
     def _check_wandb(self) -> None:
         """What W&B would refuse, after a round was trained."""
+        if self.get("WANDB_MODE") not in MODES:
+            problem = f"WANDB_MODE={self.get('WANDB_MODE')} is not {', '.join(MODES[1:])}, or empty"
+            raise ConsoleError("settings", problem, "correct it in .env")
         tags = [tag.strip() for tag in self.get("WANDB_TAGS").split(",") if tag.strip()]
         for name, value in {"project": self.get("WANDB_PROJECT"), "entity": self.get("WANDB_ENTITY"), "tags": tags}.items():
             try:

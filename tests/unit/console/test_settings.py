@@ -128,6 +128,7 @@ def test_a_good_setting_is_accepted(tmp_path: Path, line: str) -> None:
     ("line", "said"),
     [
         ("WANDB_PROJECT=a/b", "WANDB_PROJECT=a/b must be a name without any of"),
+        ("WANDB_MODE=off", "WANDB_MODE=off is not online, offline, disabled, or empty"),
         ("WANDB_ENTITY=a/b", "WANDB_ENTITY=a/b must be a name without any of"),
         (f"WANDB_PROJECT={'p' * 129}", "must be text of at most 128"),
         (f"WANDB_TAGS=a,{'t' * 70}", "each must be text of at most 64"),

@@ -24,6 +24,36 @@ def test_white_space_around_the_key_is_dropped(text: str, tmp_path: Path) -> Non
     assert read_key(path) == GOOD
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WANDB_MODE", "offline"),
+        ("WANDB_MODE", "disabled"),
+        ("WANDB_MODE", "dryrun"),
+        ("WANDB_DISABLED", "true"),
+        ("WANDB_DISABLED", "1"),
+    ],
+)
+def test_where_w_and_b_is_switched_off_no_key_is_used_and_the_setting_is_named(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    path.write_text(GOOD, encoding="utf-8")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(KeyProblem, match=f"^{name}={value}: nothing is sent, everything is kept; next: .*make sync"):
+        read_key(path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("WANDB_MODE", "online"), ("WANDB_MODE", ""), ("WANDB_DISABLED", "false")])
+def test_where_w_and_b_is_not_switched_off_the_key_is_used(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    path.write_text(GOOD, encoding="utf-8")
+    monkeypatch.setenv(name, value)
+    assert read_key(path) == GOOD
+
+
 @pytest.mark.parametrize("key", ["k" * 40, "k" * 200, GOOD])
 def test_a_key_of_forty_characters_or_more_is_accepted(key: str) -> None:
     assert check_form(key) == key
