@@ -17,6 +17,7 @@ from multisite.text import clean
 from multisite.tracking.arguments import checked_axes, checked_wandb_args
 from multisite.tracking.records import Record, RecordDamaged
 from multisite.tracking.spool import Account
+from multisite.tracking.troubles import Refusal, refusal
 
 STEP = "step"
 API_SECONDS = 20
@@ -41,14 +42,6 @@ QUIET: dict[str, Any] = {
     "init_timeout": INIT_SECONDS,
     "finish_timeout": FINISH_SECONDS,
 }
-
-
-class Refusal(Exception):
-    """The backend did not do what it was asked. `state`: `refused` (the key), `unreachable`, `misconfigured`, or `connecting` (try again)."""
-
-    def __init__(self, state: str, reason: str) -> None:
-        super().__init__(reason)
-        self.state = state
 
 
 def run_id(job_id: str, site: str) -> str:
@@ -198,12 +191,7 @@ class Backend:
             raise self._refusal(error) from None
 
     def _refusal(self, error: Exception) -> Refusal:
-        text = clean(" ".join(str(error).split()), 200)
-        if re.search(
-            r"\b40[13]\b|not logged in|[Uu]nauthorized|[Aa]uthenticat|[Ff]orbidden|permission denied|[Ii]nvalid.{0,20}key", text
-        ):
-            return Refusal("refused", f"{self.host} refused the API key")
-        return Refusal("unreachable", f"{self.host} does not answer ({type(error).__name__}: {text})")
+        return refusal(self.host, error)
 
     def rows(self, sites: Sequence[str]) -> dict[str, int]:
         """The history rows that the backend has of each site's run, of those runs that it knows.

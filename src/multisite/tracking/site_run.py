@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from multisite.text import clean
-from multisite.tracking.backend import Refusal, Run
+from multisite.tracking.backend import Run
 from multisite.tracking.records import LogReader, RecordDamaged, decode
 from multisite.tracking.spool import Origin
+from multisite.tracking.troubles import Refusal
 
 
 class SiteRun:

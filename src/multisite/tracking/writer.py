@@ -21,12 +21,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from multisite.text import clean
-from multisite.tracking.backend import Backend, Refusal
+from multisite.tracking.backend import Backend
 from multisite.tracking.files import save_json
 from multisite.tracking.key import SECRET, KeyProblem, read_key
 from multisite.tracking.records import LogReader
 from multisite.tracking.site_run import SiteRun
 from multisite.tracking.spool import SERVER, Job, Spool
+from multisite.tracking.troubles import Refusal
 
 WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory; every site has an equal share
 BATCH_BYTES = 64 * 1024
