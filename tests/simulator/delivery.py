@@ -37,7 +37,7 @@ class Site:
         self.spool = Spool(folder / "spool")
         self.job: Job = self.spool.job("job-1")
         settings = {"wandb": {"project": "p", "name": "n", "config": {"lr": 0.1}, "tags": ["t"]}, "axes": {"val/*": "round"}}
-        save_json(self.job.settings_file, {**settings, "owner": SERVER})
+        save_json(self.job.settings_file, {**settings, "owner": SERVER, "job": "job-1", "attempt": 1})
         self.logs = {name: LogWriter(self.job.origin(name).log) for name in (SERVER, "site-1")}
         self.count = 0
         self.delivery = Delivery(self.spool, self.key)

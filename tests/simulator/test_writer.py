@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from multisite.tracking.files import save_json
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER
 from tests.simulator.delivery import KEY, Site, wait_for
-from tests.wandb_backend.client import rows, set_faults
+from tests.wandb_backend.client import add_rows, rename_run, rows, set_faults
 from tests.wandb_backend.server import WandbBackend
 
 
@@ -186,3 +187,56 @@ def test_a_site_whose_run_can_not_be_opened_waits_by_itself(site: Site, monkeypa
     wait_for(lambda: site.report()["pending"] == 0, 90)
     assert site.values() == list(range(100))
     assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(100))
+
+
+def test_rows_that_somebody_else_adds_to_a_run_are_not_taken_for_ours(site: Site) -> None:
+    site.log(50)
+    wait_for(lambda: len(site.values()) == 50)
+    site.writer().kill()
+    site.writer().wait()
+    add_rows(site.backend.url, "job-1-site-1", [{"test_acc": n} for n in range(7)])
+    site.log(50)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0)
+    assert site.values() == list(range(100))
+    history = rows(site.state().run("site-1-n"))
+    assert [row["test_acc"] for row in history if "test_acc" in row] == list(range(7))
+    assert [row["records/number"] for row in history if "records/number" in row] == list(range(1, 101))
+
+
+def test_a_job_from_before_rows_carried_numbers_goes_on_behind_its_lines(site: Site) -> None:
+    """`job.json` as that version wrote it: without `attempt`; 30 of its rows are at the backend."""
+    settings = {"wandb": {"project": "p", "name": "n"}, "axes": {}, "owner": SERVER}
+    save_json(site.job.settings_file, settings)
+    add_rows(site.backend.url, "job-1-site-1", [{"value": n} for n in range(30)], project="p", display_name="site-1-n")
+    site.log(60)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0)
+    assert site.values() == list(range(60))
+
+
+def test_a_run_that_somebody_renamed_keeps_its_name(site: Site) -> None:
+    site.log(10)
+    wait_for(lambda: len(site.values()) == 10)
+    rename_run(site.backend.url, "job-1-site-1", "my best run")
+    site.writer().kill()
+    site.writer().wait()
+    site.log(10)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0)
+    assert site.state().run("job-1-site-1")["display_name"] == "my best run"
+
+
+def test_a_metric_called_step_is_kept_beside_the_step_of_the_call(site: Site) -> None:
+    site.logs["site-1"].log({"step": 5, "value": 1}, 9)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert rows(site.state().run("site-1-n"))[0]["step"] == 5
+
+
+def test_a_sweep_that_the_writer_runs_under_does_not_take_its_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    site.log(20)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert [run["name"] for run in site.state().runs()] == ["job-1-site-1"]

@@ -100,8 +100,23 @@ def reset(base_url: str) -> None:
 
 
 def set_faults(base_url: str, **faults: float) -> None:
-    """Show these faults from now on: ``graphql``, ``file_stream``, ``storage``, ``delay``, ``drop``. None: clear."""
+    """Show these faults from now on: ``graphql``, ``file_stream``, ``storage``, ``delay``, ``drop``, ... (`Faults`). None: clear."""
     _call(f"{base_url}/_stub/fault", faults)
+
+
+def delete_run(base_url: str, run_id: str) -> None:
+    """Delete a run as in W&B's page: its id answers 409 from now on."""
+    _call(f"{base_url}/_stub/delete", {"run": run_id})
+
+
+def rename_run(base_url: str, run_id: str, name: str) -> None:
+    """Rename a run as in W&B's page."""
+    _call(f"{base_url}/_stub/rename", {"run": run_id, "name": name})
+
+
+def add_rows(base_url: str, run_id: str, new: list[JsonObject], project: str = "p", display_name: str = "") -> None:
+    """Rows that somebody else adds to a run, from a notebook say; the run is made if there is none."""
+    _call(f"{base_url}/_stub/rows", {"run": run_id, "project": project, "rows": new, "display_name": display_name})
 
 
 def wait_until(base_url: str, condition: Callable[[BackendState], bool], timeout_s: float) -> BackendState:

@@ -15,7 +15,11 @@ class Faults:
 
     ``delay`` seconds pass before any answer. With ``drop`` a request is taken in but its answer is lost, so a
     client has to send it again. All of it holds until the next order; an empty order clears it. ``refuse`` seconds long
-    nothing listens at the port.
+    nothing listens at the port. ``reset`` is sent with a status as RateLimit-Reset and Retry-After, in seconds.
+
+    What W&B's maintainers say of the cloud: ``lag`` seconds pass until a row that has arrived is counted, in listings and for
+    a resume; with ``rows_at_end`` the rows of a resumed run are counted when it finishes. With ``no_query`` the server takes
+    runs and has no fields to ask for them.
     """
 
     graphql: int = 0
@@ -24,6 +28,10 @@ class Faults:
     delay: float = 0.0
     drop: bool = False
     refuse: float = 0.0
+    reset: int = 0
+    lag: float = 0.0
+    rows_at_end: bool = False
+    no_query: bool = False
 
     @classmethod
     def from_json(cls, order: JsonObject) -> Faults:
@@ -34,13 +42,12 @@ class Faults:
         statuses = {kind: int(order.get(kind) or 0) for kind in ("graphql", "file_stream", "storage")}
         if any(status and not 400 <= status <= 599 for status in statuses.values()):
             raise ValueError("a fault status lies between 400 and 599")
-        delay = float(order.get("delay") or 0)
-        if not 0 <= delay <= MAX_DELAY_S:
-            raise ValueError(f"a delay lies between 0 and {MAX_DELAY_S:.0f} seconds")
-        refuse = float(order.get("refuse") or 0)
-        if not 0 <= refuse <= MAX_DELAY_S:
-            raise ValueError(f"a refusal lasts between 0 and {MAX_DELAY_S:.0f} seconds")
-        return cls(**statuses, delay=delay, drop=bool(order.get("drop")), refuse=refuse)
+        times = {name: float(order.get(name) or 0) for name in ("delay", "refuse", "lag")}
+        for name, seconds in times.items():
+            if not 0 <= seconds <= MAX_DELAY_S:
+                raise ValueError(f"{name} lies between 0 and {MAX_DELAY_S:.0f} seconds")
+        switches = {name: bool(order.get(name)) for name in ("drop", "rows_at_end", "no_query")}
+        return cls(**statuses, **times, **switches, reset=int(order.get("reset") or 0))
 
     def status_for(self, kind: str) -> int:
         """The injected status for a kind of request, or 0."""

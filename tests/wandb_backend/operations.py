@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from tests.wandb_backend import artifacts
+from tests.wandb_backend.faults import Faults
 from tests.wandb_backend.keys import Caller
 from tests.wandb_backend.state import DEFAULT_ENTITY, DEFAULT_PROJECT, JsonObject, RunRecord, State
 
@@ -36,6 +37,12 @@ class Call:
     variables: JsonObject
     caller: Caller
     base_url: str
+    query: str
+    faults: Faults
+
+    def counted(self, run: RunRecord) -> int:
+        """The lines of a run that this call is told of."""
+        return run.counted(self.faults.lag, self.faults.rows_at_end)
 
     @property
     def entity(self) -> str:
@@ -48,16 +55,22 @@ class Call:
         return str(self.variables.get("project") or DEFAULT_PROJECT)
 
 
-def answer(state: State, request: JsonObject, caller: Caller, base_url: str) -> JsonObject:
+class NoSuchField(Exception):
+    """The server's schema has not what was asked for."""
+
+
+def answer(state: State, request: JsonObject, caller: Caller, base_url: str, faults: Faults) -> JsonObject:
     """Answer one GraphQL request body. An operation that is not known goes on record and gets an empty answer."""
     query = str(request["query"])
     match = OPERATION_NAME.search(query)
     op = match[1] if match else str(request.get("operationName") or "?")
     state.count_op(op)
+    if op == "Runs" and faults.no_query:
+        raise NoSuchField('Cannot query field "runs" on type "Project".')
     if op in CONSTANT_ANSWERS:
         return {"data": CONSTANT_ANSWERS[op]}
     if op in RESOLVERS:
-        return {"data": RESOLVERS[op](Call(state, request.get("variables") or {}, caller, base_url))}
+        return {"data": RESOLVERS[op](Call(state, request.get("variables") or {}, caller, base_url, query, faults))}
     state.unknown_ops[op] = query[:MAX_QUERY_KEPT]
     return {"data": {}}
 
@@ -80,18 +93,20 @@ def _viewer(call: Call) -> JsonObject:
 
 def _run_resume_status(call: Call) -> JsonObject:
     run = call.state.find(call.entity, call.project, call.variables["name"])
+    if run is not None:  # only a resuming client asks
+        run.resume()
     return {
         "model": {
             "id": f"project-{call.project}",
             "name": call.project,
             "entity": {"id": f"entity-{call.entity}", "name": call.entity},
-            "bucket": _resumable(run) if run else None,
+            "bucket": _resumable(run, call.counted(run)) if run else None,
         }
     }
 
 
-def _resumable(run: RunRecord) -> JsonObject:
-    """What the SDK needs to go on with a run that the backend knows."""
+def _resumable(run: RunRecord, lines: int) -> JsonObject:
+    """What the SDK needs to go on with a run that the backend knows, of which it counts ``lines`` lines."""
     return {
         "id": f"run-{run.name}",
         "name": run.name,
@@ -101,8 +116,8 @@ def _resumable(run: RunRecord) -> JsonObject:
         "config": json.dumps(run.config),
         "wandbConfig": json.dumps({"t": 1}),
         "summaryMetrics": json.dumps(run.summary or {}),
-        "historyLineCount": len(run.history),
-        "historyTail": json.dumps(_last_line(run.history)),
+        "historyLineCount": lines,
+        "historyTail": json.dumps([run.history[lines - 1]] if lines else []),
         "eventsLineCount": len(run.events),
         "eventsTail": json.dumps(_last_line(run.events)),
         "logLineCount": len(run.output),
@@ -126,7 +141,7 @@ def _upsert_bucket(call: Call) -> JsonObject:
         "description": None,
         "config": json.dumps(run.config),
         "sweepName": None,
-        "historyLineCount": len(run.history),
+        "historyLineCount": call.counted(run),
         "project": {
             "id": f"project-{call.project}",
             "name": call.project,
@@ -150,13 +165,19 @@ def _runs(call: Call) -> JsonObject:
     found = [run for run in call.state.runs.values() if (run.entity, run.project) == path and run.name in names]
     if not any((run.entity, run.project) == path for run in call.state.runs.values()):
         return {"project": None}
-    edges = [{"node": _listed(run), "cursor": str(number)} for number, run in enumerate(found)]
+    edges = [{"node": _listed(call, run), "cursor": str(number)} for number, run in enumerate(found)]
     page = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
     return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": page}}
 
 
-def _listed(run: RunRecord) -> JsonObject:
+def _listed(call: Call, run: RunRecord) -> JsonObject:
+    lines = call.counted(run)
+    heavy: JsonObject = {}
+    if "historyKeys" in call.query:
+        heavy = {"config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary or {}), "systemMetrics": "{}"}
+        heavy["historyKeys"] = run.history_keys(lines)
     return {
+        **heavy,
         "id": f"run-{run.name}",
         "projectId": "1",
         "tags": run.tags,
@@ -172,7 +193,7 @@ def _listed(run: RunRecord) -> JsonObject:
         "heartbeatAt": "2026-01-01T00:00:00",
         "description": None,
         "notes": None,
-        "historyLineCount": len(run.history),
+        "historyLineCount": lines,
         "user": {"name": "stub", "username": "stub"},
     }
 

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 
 from tests.wandb_backend.faults import Faults
 from tests.wandb_backend.keys import Caller, KnownKeys
-from tests.wandb_backend.operations import STORAGE_PREFIX, answer
-from tests.wandb_backend.state import JsonObject, State
+from tests.wandb_backend.operations import STORAGE_PREFIX, NoSuchField, answer
+from tests.wandb_backend.state import DeletedRun, JsonObject, State
 
 CONTROL_PREFIX = "/_stub/"
 FILE_STREAM_PATH = re.compile(r"/files/([^/]+)/([^/]+)/([^/]+)/file_stream")
@@ -98,6 +98,16 @@ class WandbBackend(ThreadingHTTPServer):
                 case "POST", "reset":
                     self.state, self.faults = State(), Faults()
                     return HTTPStatus.OK, {"ok": True}
+                case "POST", "delete":
+                    self.state.delete(json.loads(body)["run"])
+                    return HTTPStatus.OK, {"ok": True}
+                case "POST", "rename":
+                    order = json.loads(body)
+                    next(run for run in self.state.runs.values() if run.name == order["run"]).display_name = order["name"]
+                    return HTTPStatus.OK, {"ok": True}
+                case "POST", "rows":
+                    self.state.add_rows(json.loads(body))
+                    return HTTPStatus.OK, {"ok": True}
                 case "POST", "fault":
                     try:
                         self.faults = Faults.from_json(json.loads(body or b"{}"))
@@ -127,11 +137,15 @@ class WandbBackend(ThreadingHTTPServer):
     def _take_in(self, request: ApiRequest) -> Reply:
         try:
             if request.kind == "graphql":
-                data = answer(self.state, json.loads(request.body), request.caller, request.base_url)
+                data = answer(self.state, json.loads(request.body), request.caller, request.base_url, self.faults)
                 return HTTPStatus.OK, data
             if request.kind == "file_stream":
                 return self._file_stream(request)
             return self._upload(request)
+        except DeletedRun as deleted:
+            return HTTPStatus.CONFLICT, {"error": str(deleted), "errors": [{"message": str(deleted)}]}
+        except NoSuchField as error:
+            return HTTPStatus.BAD_REQUEST, {"errors": [{"message": str(error)}]}
         except BAD_BODY as error:
             return HTTPStatus.BAD_REQUEST, {"error": f"malformed request: {type(error).__name__}"}
 
@@ -190,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.backend.faults.drop:
             self.close_connection = True
             return
-        self._reply(status, reply)
+        self._reply(status, reply, reset=self.backend.faults.reset if status == HTTPStatus.TOO_MANY_REQUESTS else 0)
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle
 
@@ -226,11 +240,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def _reply(self, status: int, reply: JsonObject | bytes) -> None:
+    def _reply(self, status: int, reply: JsonObject | bytes, reset: int = 0) -> None:
         body = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if reset:
+            self.send_header("RateLimit-Reset", str(reset))
+            self.send_header("Retry-After", str(reset))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

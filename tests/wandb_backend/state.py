@@ -21,6 +21,24 @@ STREAM_FILES = {HISTORY_FILE: "history", "wandb-events.jsonl": "events", "output
 
 
 @dataclass
+class KeyStatistics:
+    """What a run's ``historyKeys`` says of its first ``lines`` lines."""
+
+    lines: int = 0
+    last_step: int = -1
+    counts: dict[str, int] = field(default_factory=dict)
+    previous: JsonObject = field(default_factory=dict)
+
+    def read(self, line: str) -> None:
+        """Count the next line."""
+        self.lines += 1
+        for key, value in json.loads(line).items():
+            self.counts[key] = self.counts.get(key, 0) + 1
+            self.previous[key] = value
+        self.last_step = self.previous.get("_step", self.last_step)
+
+
+@dataclass
 class RunRecord:
     """What arrived for one run. ``history``, ``events`` and ``output`` hold raw lines by line number."""
 
@@ -46,6 +64,8 @@ class RunRecord:
     history_posts: list[JsonObject] = field(default_factory=list)
     duplicate_lines: int = 0
     conflicts: list[JsonObject] = field(default_factory=list)
+    before_resume: int | None = None
+    keys: KeyStatistics = field(default_factory=KeyStatistics)
 
     def saw(self, caller: Caller) -> None:
         """Count one request of this run against the caller's key label and address."""
@@ -63,6 +83,39 @@ class RunRecord:
             self.config = json.loads(variables["config"])
         if variables.get("summaryMetrics"):
             self.summary = json.loads(variables["summaryMetrics"])
+
+    def resume(self) -> None:
+        """Note what had arrived when the run was opened again."""
+        self.before_resume = len(self.history)
+        self.complete = False
+
+    def counted(self, lag: float, at_end: bool) -> int:
+        """How many lines the backend counts now: those that arrived ``lag`` seconds ago; ``at_end`` those of a resume when it ends."""
+        if not lag and not (at_end and self.before_resume is not None and not self.complete):
+            return len(self.history)
+        old = time.time() - lag
+        lines = max((post["offset"] + post["count"] for post in self.history_posts if post["time"] <= old), default=0)
+        if at_end and self.before_resume is not None and not self.complete:
+            lines = min(lines, self.before_resume)
+        return min(lines, len(self.history))
+
+    def history_keys(self, lines: int) -> JsonObject | None:
+        """``historyKeys`` of the first ``lines`` lines."""
+        if self.keys.lines > lines:
+            self.keys = KeyStatistics()
+        for number in range(self.keys.lines, lines):
+            self.keys.read(self.history[number])
+        if not lines:
+            return None
+        keys = {
+            key: {
+                "typeCounts": [{"type": "number", "count": count}],
+                "monotonic": False,
+                "previousValue": self.keys.previous[key],
+            }
+            for key, count in self.keys.counts.items()
+        }
+        return {"lastStep": self.keys.last_step, "sets": [], "keys": keys}
 
     def stream(self, post: JsonObject) -> None:
         """Take in one file-stream post."""
@@ -90,6 +143,10 @@ class RunRecord:
             known[number] = line
 
 
+class DeletedRun(Exception):
+    """The id of a run that was deleted."""
+
+
 class State:
     """All records of one backend."""
 
@@ -97,6 +154,7 @@ class State:
         """Start with nothing recorded."""
         self.started = time.time()
         self.runs: dict[str, RunRecord] = {}
+        self.deleted: list[str] = []
         self.artifacts: dict[str, JsonObject] = {}
         self.ops: dict[str, int] = {}
         self.unknown_ops: dict[str, str] = {}
@@ -109,8 +167,23 @@ class State:
         """The run of that path, if anything arrived for it."""
         return self.runs.get(f"{entity}/{project}/{name}")
 
+    def add_rows(self, order: JsonObject) -> None:
+        """Rows of somebody else, behind those that are there."""
+        run = self.run(DEFAULT_ENTITY, order["project"], order["run"])
+        run.display_name = order["display_name"] or run.display_name
+        offset = len(run.history)
+        lines = [json.dumps({**row, "_step": number}) for number, row in enumerate(order["rows"], offset)]
+        run.stream({"files": {HISTORY_FILE: {"offset": offset, "content": lines}}})
+
+    def delete(self, name: str) -> None:
+        """Delete the runs of that id, as in the page: it can't be used again."""
+        self.runs = {path: run for path, run in self.runs.items() if run.name != name}
+        self.deleted.append(name)
+
     def run(self, entity: str, project: str, name: str) -> RunRecord:
-        """The run of that path, made if it is new."""
+        """The run of that path, made if it is new; ``DeletedRun`` if there was one."""
+        if name in self.deleted:
+            raise DeletedRun(f"run {name} was previously created and deleted; try a new run name")
         return self.runs.setdefault(f"{entity}/{project}/{name}", RunRecord(entity, project, name))
 
     def count_op(self, op: str) -> None:
@@ -143,5 +216,5 @@ class State:
     def to_json(self) -> bytes:
         """Everything, as one JSON document."""
         document = {**vars(self), "requests": list(self.requests)}
-        document["runs"] = {path: asdict(run) for path, run in self.runs.items()}
+        document["runs"] = {path: {**asdict(run), "keys": None} for path, run in self.runs.items()}
         return json.dumps(document).encode()

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from multisite.tracking.files import NAME, Damaged
+from multisite.tracking.files import NAME, Damaged, whole
 
 NAME_CHARACTERS = 128  # of a name; W&B refuses longer ones
 TAG_CHARACTERS, TAGS = 64, 32
@@ -158,7 +158,9 @@ def checked_artifact(value: Any) -> str:
 
 
 def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """`job.json`: `wandb`, `axes`, `owner` (whose log's end is the job's end), `artifact` (whether there is a model).
+    """`job.json`: `wandb`, `axes`, `owner` (whose log's end is the job's end), `artifact` (whether there is a model), `attempt`.
+
+    `attempt` counts the NVFlare jobs that one job took, from 1. It is 0 for a job from before rows carried their numbers.
 
     Raises:
         ArgumentRefused: it is not as the receiver or the recorder writes it.
@@ -170,7 +172,12 @@ def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(owner, str) or (owner and not NAME.fullmatch(owner)):
         raise ArgumentRefused("owner must be the name of a site")
     artifact = content.get("artifact", False)
+    job = content.get("job", "")
+    if not isinstance(job, str) or (job and not NAME.fullmatch(job)):
+        raise ArgumentRefused("job must be a job's id")
     return {
+        "job": job,
+        "attempt": whole(content, "attempt") if "attempt" in content else 0,
         "wandb": checked_wandb_args(content["wandb"]),
         "axes": checked_axes(content.get("axes", {})),
         "owner": owner,

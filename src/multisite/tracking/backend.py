@@ -1,4 +1,9 @@
-"""Weights & Biases, as the writer sees it: runs that can be continued, and the backend's own count of their rows."""
+"""Weights & Biases, as the writer sees it: runs that can be continued, and what the backend has of their rows.
+
+Every row carries who it is: `records/number` and `records/attempt`; the job and the site are in the run's config. What the backend has is
+the number of its last row, from the run's `historyKeys` (W&B's own check of a server reads them so: `wandb/sdk/verify/verify.py`). So
+rows that somebody else adds to a run are not taken for ours.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -25,9 +31,11 @@ INIT_SECONDS = 20
 FINISH_SECONDS = 25
 TRANSMIT_SECONDS = 5.0
 INTERVAL = "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"
+NUMBER, ATTEMPT = "records/number", "records/attempt"
 SET_ASIDE = "records/set_aside"
 NAMES_CHARACTERS = 1_000_000  # of all metrics' names of one run together: W&B's client keeps every one in memory
-RESERVED = ("_step", "_timestamp", "_runtime", "_wandb")
+RESERVED = ("_step", "_timestamp", "_runtime", "_wandb", NUMBER, ATTEMPT)
+SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")  # of an agent that this process runs under: `wandb.init` would ignore our ids
 # No console capture, no machine statistics, no code, no reports to a third party; the record log is the only journal.
 ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # read before any run's settings
 QUIET: dict[str, Any] = {
@@ -44,10 +52,24 @@ QUIET: dict[str, Any] = {
 }
 
 
-def run_id(job_id: str, site: str) -> str:
+@dataclass(frozen=True)
+class Place:
+    """What the backend has of one run.
+
+    Attributes:
+        lines: history rows, whoever sent them.
+        attempt, number: of the last row of ours; 0 if there is none.
+    """
+
+    lines: int = 0
+    attempt: int = 0
+    number: int = 0
+
+
+def run_id(job: str, site: str) -> str:
     """The W&B run of one site in one job: always the same."""
-    plain = re.sub(r"[^A-Za-z0-9_-]", "-", f"{job_id}-{site}")
-    return plain if len(plain) <= 64 and "." not in site else hashlib.sha256(f"{job_id}/{site}".encode()).hexdigest()[:32]
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", f"{job}-{site}")
+    return plain if len(plain) <= 64 and "." not in site else hashlib.sha256(f"{job}/{site}".encode()).hexdigest()[:32]
 
 
 def with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
@@ -87,24 +109,27 @@ def transmit_seconds() -> float:
 class Run:
     """One W&B run, open."""
 
-    def __init__(self, run: wandb.Run, axes: dict[str, str]) -> None:
+    def __init__(self, run: wandb.Run, axes: dict[str, str], attempt: int) -> None:
         self._run = run
         self._axes = axes
+        self._attempt = attempt
         self._placed: set[str] = set()  # names whose x axis is settled
         self._names: set[str] = set()
         self._characters = 0
         self.id: str = run.id
+        for name in (NUMBER, ATTEMPT):
+            run.define_metric(name, hidden=True, step_sync=False)
         for pattern, axis in axes.items():
             run.define_metric(pattern, step_metric=axis, step_sync=False)  # a row has the steps that it was logged with, no other
 
-    def log(self, record: Record) -> None:
-        """Adds one history row. A metric that comes with a step has `step` for its x axis, unless `axes` gives it another.
+    def log(self, record: Record, number: int) -> None:
+        """Adds record `number` as one history row. A metric that comes with a step has `step` for its x axis, unless `axes` gives it another.
 
         Raises:
             RecordDamaged: the client does not take it; there is no row.
         """
         try:
-            self._log(record)
+            self._log(record, number)
         except RecordDamaged:
             raise
         except Exception as error:  # the SDK raises a dozen kinds, and what is in a record may be anything
@@ -117,11 +142,11 @@ class Run:
             Refusal: the run takes no row at all.
         """
         try:
-            self._run.log({SET_ASIDE: number})
+            self._run.log({SET_ASIDE: number, NUMBER: number, ATTEMPT: self._attempt})
         except Exception as error:  # as above
             raise Refusal("connecting", clean(f"the run takes no more rows ({type(error).__name__}: {error})", 200)) from None
 
-    def _log(self, record: Record) -> None:
+    def _log(self, record: Record, number: int) -> None:
         new = record.metrics.keys() - self._names
         characters = self._characters + sum(map(len, new))
         if characters > NAMES_CHARACTERS:
@@ -133,8 +158,8 @@ class Run:
                 # `define_metric` takes no empty name and reads a star as a pattern; `log` takes both
                 if name and "*" not in name and not any(fnmatchcase(name, pattern) for pattern in self._axes):
                     self._run.define_metric(name, step_metric=STEP, step_sync=False)
-            row[STEP] = record.step
-        row["_timestamp"] = record.time
+            row.setdefault(STEP, record.step)  # of two, the metric is what the script means
+        row |= {"_timestamp": record.time, NUMBER: number, ATTEMPT: self._attempt}
         self._run.log(row)
         self._names |= new
         self._characters = characters
@@ -164,7 +189,8 @@ class Backend:
         """Asks the backend who the key belongs to.
 
         Args:
-            job_settings: `Job.settings`: `wandb` (arguments of `wandb.init`), `axes` (metric pattern -> x axis other than `step`).
+            job_settings: `Job.settings`: `wandb` (arguments of `wandb.init`), `axes` (metric pattern -> x axis other than `step`), `job`
+                (as the user knows it; default: NVFlare's id), `attempt`.
             job_id: NVFlare's.
             key: the API key.
             folder: for the SDK's own files.
@@ -176,9 +202,13 @@ class Backend:
         arguments, self._axes = checked_wandb_args(job_settings.get("wandb", {})), checked_axes(job_settings.get("axes", {}))
         for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
             del os.environ[name]  # Compose passes unset ones as empty, which the SDK takes for values
+        for name in SWEEP:
+            os.environ.pop(name, None)
         os.environ.update(ENVIRONMENT)
         self._interval = transmit_seconds()
         self._job_id, self._key, self._folder = job_id, key, folder
+        self._job = str(job_settings.get("job") or job_id)
+        self._numbered, self._attempt = job_settings.get("attempt") != 0, job_settings.get("attempt") or 1
         self._settings = with_operator_settings(arguments)
         self.url = os.environ.get("WANDB_BASE_URL", "").strip().rstrip("/")
         self.host = self.url or "W&B"
@@ -193,24 +223,30 @@ class Backend:
     def _refusal(self, error: Exception) -> Refusal:
         return refusal(self.host, error)
 
-    def rows(self, sites: Sequence[str]) -> dict[str, int]:
-        """The history rows that the backend has of each site's run, of those runs that it knows.
+    def places(self, sites: Sequence[str]) -> dict[str, Place]:
+        """What the backend has of each site's run, of those runs that it knows.
 
         Raises:
             Refusal: it does not answer.
         """
-        by_id = {run_id(self._job_id, site): site for site in sites}
+        by_id = {run_id(self._job, site): site for site in sites}
         path = f"{self.entity}/{self._settings.get('project') or 'uncategorized'}"
         try:
             self._api.flush()  # it remembers answers
-            found = self._api.runs(path, filters={"name": {"$in": list(by_id)}}, per_page=100, include_sweeps=False, lazy=True)
-            return {by_id[run.id]: int(run.historyLineCount or 0) for run in found if run.id in by_id}
+            found = self._api.runs(path, filters={"name": {"$in": list(by_id)}}, per_page=100, include_sweeps=False, lazy=False)
+            return {by_id[run.id]: _place(run) for run in found if run.id in by_id}
         except ValueError as error:
             if "not find project" in str(error):  # made with its first run
                 return {}
             raise self._refusal(error) from None
         except Exception as error:  # as above
             raise self._refusal(error) from None
+
+    def records_in(self, place: Place) -> int:
+        """How many of a site's records of this attempt the backend has. Before rows carried their number, record n was line n."""
+        if place.attempt:
+            return place.number if place.attempt == self._attempt else 0
+        return 0 if self._numbered else place.lines
 
     def has_model(self) -> bool:
         """Whether the backend has the job's model."""
@@ -220,8 +256,12 @@ class Backend:
         except Exception as error:  # as above
             raise self._refusal(error) from None
 
-    def open(self, site: str) -> Run:
+    def open(self, site: str, known: bool = False) -> Run:
         """The run of `site`, new or continued.
+
+        Args:
+            site: whose.
+            known: the backend has this run already: it keeps the name that somebody may have given it.
 
         Raises:
             Refusal: the backend did not accept it.
@@ -229,18 +269,19 @@ class Backend:
         name = self._settings.get("name") or "run"
         arguments = {
             **self._settings,
-            "id": run_id(self._job_id, site),
+            "id": run_id(self._job, site),
             "resume": "allow",
-            "name": f"{site}-{name}",
-            "group": self._settings.get("group") or f"{name}-{self._job_id}",
-            "config": {**self._settings.get("config", {}), "job_id": self._job_id, "site": site},
+            "name": None if known else f"{site}-{name}",
+            "group": self._settings.get("group") or f"{name}-{self._job}",
+            "config": {**self._settings.get("config", {}), "job": self._job, "job_id": self._job_id, "site": site},
             "dir": str(self._folder),
             "mode": "online",
             "reinit": "create_new",
             "settings": self._sdk_settings(),
         }
         try:
-            return Run(wandb.init(**arguments), self._axes)
+            run = wandb.init(**arguments)
+            return Run(run, self._axes, self._attempt)
         except Exception as error:  # as above
             raise self._refusal(error) from None
 
@@ -249,3 +290,11 @@ class Backend:
         if self.url:
             settings["base_url"] = self.url
         return wandb.Settings(**settings)
+
+
+def _place(run: Any) -> Place:
+    """Of a run that the public API listed (`historyKeys`: by name of a metric the last row's value, `previousValue`)."""
+    keys = (run.history_keys or {}).get("keys", {})
+    values = [keys.get(name, {}).get("previousValue") for name in (ATTEMPT, NUMBER)]
+    attempt, number = (int(value) if isinstance(value, (int, float)) else 0 for value in values)
+    return Place(int(run.historyLineCount or 0), attempt, number)

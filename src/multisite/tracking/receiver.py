@@ -107,7 +107,14 @@ class WandbReceiver(Widget):
             return
         try:
             self._log = LogWriter(self._job.origin(SERVER).log)
-            settings = {"wandb": self.wandb_args, "axes": self.axes, "owner": SERVER, "artifact": bool(self.artifact)}
+            settings = {
+                "wandb": self.wandb_args,
+                "axes": self.axes,
+                "owner": SERVER,
+                "artifact": bool(self.artifact),
+                "job": self._job.id,
+                "attempt": 1,
+            }
             save_json(self._job.settings_file, settings)
         except (OSError, RecordRefused) as error:
             self.logger.error(f"the metrics of this job have no place: {error}; next: free space on the server's volume")

@@ -19,7 +19,7 @@ from nvflare.widgets.widget import Widget
 
 from multisite.text import clean
 from multisite.tracking.arguments import checked_axes, checked_flag, checked_wandb_args
-from multisite.tracking.files import save_json
+from multisite.tracking.files import read_json, refused_count, save_json
 from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.locks import is_locked
 from multisite.tracking.records import LogWriter, RecordRefused, RecordTooLong
@@ -29,6 +29,7 @@ from multisite.tracking.values import plain_metrics
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
 GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
 RECORDER = "multisite.recorder."  # and the site's name: where the patch `metric_log` looks for `MetricsRecorder._take`
+OWN = "multisite/"  # what this project's own job says through NVFlare's events, which is no metric
 LOG_SECONDS = 30.0  # between two lines about refused metrics
 REOPEN_SECONDS = 5.0
 REFUSED_BYTES = 512
@@ -89,7 +90,10 @@ class MetricsRecorder(Widget):
         try:
             save_json(self._origin.folder / ROUTE, {"forwards": self.forward})
             if self.wandb_args is not None:
-                save_json(job.settings_file, {"wandb": self.wandb_args, "axes": self.axes, "owner": self._site})
+                save_json(
+                    job.settings_file,
+                    {"wandb": self.wandb_args, "axes": self.axes, "owner": self._site, "job": job.id, "attempt": 1},
+                )
             self._reserve_refused()
         except OSError as error:
             self.logger.error(f"the metrics of this job have no place: {self._origin.folder}: {error.strerror}; training goes on")
@@ -123,6 +127,7 @@ class MetricsRecorder(Widget):
         elif data_type == AnalyticsDataType.SCALARS:
             metrics = {f"{key}/{name}": scalar for name, scalar in value.items()} if isinstance(value, dict) else value
         else:
+            self._refuse_kind(key, data_type)
             return False
         if self._origin is None:
             return False  # the job has ended
@@ -138,6 +143,13 @@ class MetricsRecorder(Widget):
             self._count_refused(len(refused))
             self._log_refused_names(refused)
         return True
+
+    def _refuse_kind(self, key: str, data_type: AnalyticsDataType) -> None:
+        if not key.startswith(OWN):
+            self._count_refused(1)
+            self._log_refused_names(
+                {clean(key, REFUSED_NAME_CHARACTERS): f"{data_type.name} is not delivered, numbers and W&B's values are"}
+            )
 
     def _record(self, metrics: dict[str, Any], refused: dict[str, str], step: Any) -> None:
         """Adds one record; where it is too long, without its longest metrics, which are refused.
@@ -183,7 +195,9 @@ class MetricsRecorder(Widget):
     def _reserve_refused(self) -> None:
         """Room for the count is taken while there is some: it is needed when there is none."""
         assert self._origin is not None
-        if not self._origin.refused.exists():
+        if self._origin.refused.exists():
+            self._refused = read_json(self._origin.refused, refused_count)[0].get("count", 0)
+        else:
             self._origin.refused.write_text(_padded(0), encoding="utf-8")
 
     def _save_refused(self) -> None:

@@ -105,12 +105,12 @@ def decode(payload: bytes) -> Record:
 
 
 def frame_ends(data: memoryview) -> list[int]:
-    """Where the frames at the start of `data` end, as far as they are whole and undamaged. Copies nothing."""
+    """Where the frames at the start of `data` end, as far as they are whole and undamaged. Zeros at the end of a file are none."""
     ends, at, end = [], 0, len(data)
     while at + HEAD.size <= end:
         length, checksum = HEAD.unpack_from(data, at)
         stop = at + HEAD.size + length
-        if length > MAX_RECORD_BYTES or stop > end or zlib.crc32(data[at + HEAD.size : stop]) != checksum:
+        if not 0 < length <= MAX_RECORD_BYTES or stop > end or zlib.crc32(data[at + HEAD.size : stop]) != checksum:
             break
         ends.append(stop)
         at = stop
@@ -133,19 +133,22 @@ class LogReader:
         self.path = path
         self.offset = len(MAGIC)
         self.rows = 0
+        self._looked_at = 0, 0  # size and time of change at which no whole frame was left
 
     @property
     def unread(self) -> int:
-        """Bytes after what was read, a frame that is being written included."""
+        """Bytes after what was read; 0 where no whole frame is among them, until the file grows."""
         try:
-            return max(0, self.path.stat().st_size - self.offset)
+            found = self.path.stat()
         except FileNotFoundError:
             return 0
+        return 0 if (found.st_size, found.st_mtime_ns) == self._looked_at else max(0, found.st_size - self.offset)
 
     def read(self, max_bytes: int) -> list[bytes]:
         """The payloads of the next whole frames, of about `max_bytes` together; at least one, if there is one."""
         try:
             with open(self.path, "rb") as file:
+                found = os.fstat(file.fileno())
                 file.seek(self.offset)
                 payloads, used = whole_frames(file.read(max_bytes))
                 if not payloads:
@@ -154,6 +157,8 @@ class LogReader:
                     payloads, used = payloads[:1], HEAD.size + len(payloads[0]) if payloads else 0
         except FileNotFoundError:
             return []
+        if not payloads:
+            self._looked_at = found.st_size, found.st_mtime_ns
         self.offset += used
         self.rows += len(payloads)
         return payloads

@@ -55,7 +55,7 @@ class SiteRun:
         """Sends record `number`, or sets it aside: then a row stands in its place, so that row n stays line n."""
         assert self.run is not None
         try:
-            self.run.log(decode(payload))
+            self.run.log(decode(payload), number)
         except RecordDamaged as damaged:
             self.run.set_aside(number)
             if number > self.set_aside.get("last", 0):  # or else a writer before this one has counted it

@@ -166,6 +166,10 @@ class Job:
         """The final global model, where the job wants it kept as an artifact."""
         return self.folder / "model.safetensors"
 
+    def has_model(self) -> bool:
+        """Whether that file is here, and no link."""
+        return self.model_file.is_file() and not self.model_file.is_symlink()
+
     @property
     def settings(self) -> dict[str, Any]:
         """Empty where the job's metrics are not delivered from, or can't be."""

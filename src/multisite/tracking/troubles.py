@@ -8,13 +8,14 @@ from multisite.text import clean
 
 TEXT_CHARACTERS = 200
 MOST_CAUSES = 5
-STATUS = re.compile(r"\breturned error (\d{3})\b")  # how wandb-core puts it where an error has the text alone
+STATUS = re.compile(r"\b(?:returned error|HTTP) (\d{3})\b")  # how wandb-core puts it where an error has the text alone
 TROUBLES = {  # status -> state, what it means, and what cures it
     401: ("refused", "refused the API key", "correct the key file, then make up"),
     402: ("refused", "wants to be paid", "look at the plan and the billing of the account"),
     403: ("refused", "forbids this to the API key", "look at WANDB_ENTITY, WANDB_PROJECT, the key's rights, and the storage quota"),
     404: ("unreachable", "has no such place", "look at WANDB_BASE_URL, WANDB_ENTITY and WANDB_PROJECT"),
     407: ("unreachable", "is behind a proxy that wants a login", "look at HTTPS_PROXY"),
+    409: ("refused", "says that this run was deleted", "nothing: its records are kept here; in W&B its id can't be used again"),
     413: ("unreachable", "takes no request of this size", "look at the limit of the proxy before it"),
     429: ("unreachable", "takes no more requests for now", "nothing: it is tried again"),
 }

@@ -2,11 +2,11 @@
 
     python -m multisite.tracking.writer JOB_FOLDER [KEY_FILE]
 
-Row n of a site's log becomes line n of that site's W&B run, and the number of lines that the backend has is where the next writer
-goes on: nothing is sent twice, and "delivered" is the backend's own count. So every trouble has one cure: end, and start again.
+Every row carries the number of its record, and the number of the last row that the backend has is where the next writer goes on:
+nothing is sent twice, and "delivered" is what the backend says. So every trouble has one cure: end, and start again.
 
-A record that can't be sent (no JSON, or the client refuses it) is set aside by its number, and a row stands in its place, so that the
-numbers of all others hold. A site whose run can't be opened waits by itself: the job's other sites go on.
+A record that can't be sent (no JSON, or the client refuses it) is set aside by its number, and a row stands in its place. A site whose
+run can't be opened waits by itself: the job's other sites go on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from multisite.text import clean
-from multisite.tracking.backend import Backend
+from multisite.tracking.backend import Backend, Place
 from multisite.tracking.files import save_json
 from multisite.tracking.key import SECRET, KeyProblem, read_key
 from multisite.tracking.records import LogReader
@@ -156,12 +156,12 @@ class JobWriter:
         if site_run.run is not None or time.monotonic() < site_run.retry_at:
             return site_run.run is not None
         started, name = time.monotonic(), site_run.origin.name
-        known = backend.rows([name])
-        before = known.get(name, 0)
+        known = backend.places([name])
+        before = backend.records_in(known.get(name, Place()))
         try:
             if known and before < site_run.confirmed:
-                raise Refusal("connecting", f"{backend.host} counts {before} rows of {name}, fewer than it confirmed")
-            run = backend.open(name)
+                raise Refusal("connecting", f"{backend.host} has {before} rows of {name}, fewer than it confirmed")
+            run = backend.open(name, known=name in known)
         except Refusal as refusal:
             again = str(refusal) == str(site_run.trouble)
             site_run.pause = min(max(2 * site_run.pause, RUN_RETRY_SECONDS[0]), RUN_RETRY_SECONDS[1])
@@ -169,9 +169,10 @@ class JobWriter:
             self._note(site_run, again)
             self._progress += time.monotonic() - started  # nobody asked for rows meanwhile
             return False
-        after = backend.rows([name]).get(name, 0)
-        if before != after:  # the last lines of a writer that was killed still arrive
+        place = backend.places([name]).get(name, Place())
+        if place.lines != known.get(name, Place()).lines:  # the last lines of a writer that was killed still arrive
             raise Refusal("connecting", f"the run of {name} is still being written")
+        after = backend.records_in(place)
         site_run.reader = LogReader(site_run.origin.log)
         site_run.reader.skip(after)
         site_run.run, site_run.trouble, site_run.confirmed = run, None, after
@@ -179,23 +180,24 @@ class JobWriter:
 
     def _unread(self) -> bool:
         """Whether a site's log has more, and the site's run is not in trouble."""
-        site_runs = [self.site_runs.setdefault(origin.name, SiteRun(origin)) for origin in self.job.origins()]
+        site_runs = (self.site_runs.setdefault(origin.name, SiteRun(origin)) for origin in self.job.origins())
         return any(site_run.reader.unread and not site_run.trouble for site_run in site_runs)
 
     def _all_closed(self) -> bool:
+        accounts = self.job.accounts().values()
         return all(
-            account.closed and account.received >= account.logged for account in self.job.accounts().values()
+            account.closed and account.received >= account.logged for account in accounts
         )  # a log whose site is unreachable isn't
 
     def _confirm(self, backend: Backend) -> bool:
         self._confirmed_at = time.monotonic()
         try:
-            rows = backend.rows([name for name, site_run in self.site_runs.items() if site_run.run])
+            places = backend.places([name for name, site_run in self.site_runs.items() if site_run.run])
         except Refusal as refusal:
             self._set_state(refusal.state, str(refusal))
             return False
-        for name, count in rows.items():
-            site_run = self.site_runs[name]
+        for name, place in places.items():
+            site_run, count = self.site_runs[name], backend.records_in(place)
             if count > site_run.confirmed:
                 site_run.confirmed = min(count, site_run.reader.rows)
                 self._progress = time.monotonic()
@@ -228,20 +230,17 @@ class JobWriter:
     def _add_model(self) -> None:
         """The final global model, where the job wants it kept as an artifact, with the server's run."""
         site_run = self.site_runs.get(SERVER)
-        if site_run is None or site_run.run is None or not self._has_model():
+        if site_run is None or site_run.run is None or not self.job.has_model():
             return
         try:
             site_run.run.add_model(self.job.model_file, self.job.id)
         except Exception as error:  # the rows are worth more than the model: they go on
             print(f"W&B, job {self.job.id}: the model was not uploaded ({type(error).__name__}: {error})", flush=True)
 
-    def _has_model(self) -> bool:
-        return self.job.model_file.is_file() and not self.job.model_file.is_symlink()
-
     def _check_model(self, backend: Backend) -> None:
         """The file goes when the backend has it; else it stays in the job's folder."""
         path = self.job.model_file
-        if self._has_model() and self.site_runs.get(SERVER) and self.site_runs[SERVER].run:
+        if self.job.has_model() and self.site_runs.get(SERVER) and self.site_runs[SERVER].run:
             if backend.has_model():
                 path.unlink()
             else:

@@ -18,6 +18,7 @@ from nvflare.client.tracking import SummaryWriter, WandBWriter
 from nvflare.fuel.data_event.data_bus import DataBus
 
 from multisite import nvflare_patches
+from multisite.job.progress import SITE_ERROR
 from multisite.nvflare_patches import metric_log
 from multisite.tracking.files import load_json
 from multisite.tracking.recorder import RECORDER, MetricsRecorder
@@ -121,6 +122,27 @@ def test_add_scalars_keeps_its_tag(recorder: MetricsRecorder) -> None:
         fire(recorder, tag, {"train": value}, AnalyticsDataType.SCALARS, LogWriterName.TORCH_TB)
     fire(recorder, "loss", 0.5, AnalyticsDataType.METRIC, LogWriterName.MLFLOW)
     assert logged(recorder) == [({"a/train": 1.0}, 3), ({"b/train": 10.0}, 3), ({"loss": 0.5}, 3)]
+
+
+def test_a_text_of_another_writer_is_refused_by_its_name_and_counted_and_this_projects_own_is_not(
+    recorder: MetricsRecorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    fire(recorder, SITE_ERROR, "disk full", AnalyticsDataType.TEXT, LogWriterName.MLFLOW)
+    assert recorder._refused == 0
+    for _ in range(2):
+        fire(recorder, "note", "hello", AnalyticsDataType.TEXT, LogWriterName.MLFLOW)
+    assert recorder._refused == 2
+    assert [record.getMessage() for record in caplog.records if "'note' is refused on site-1: TEXT" in record.getMessage()]
+
+
+def test_the_count_of_refused_metrics_goes_on_after_a_restart_of_the_job(recorder: MetricsRecorder) -> None:
+    recorder._count_refused(5)
+    again = MetricsRecorder()
+    again._site, again._origin = recorder._site, recorder._origin
+    again._reserve_refused()
+    again._count_refused(1)
+    assert recorder._origin is not None
+    assert load_json(recorder._origin.refused) == {"count": 6}
 
 
 def test_a_refused_value_is_named_once_and_counted_and_the_rest_of_its_call_is_kept(

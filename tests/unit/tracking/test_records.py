@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multisite.tracking import records
-from multisite.tracking.records import MAGIC, LogReader, LogWriter, RecordDamaged, RecordRefused, decode, is_open, whole_frames
+from multisite.tracking.records import (
+    MAGIC,
+    LogReader,
+    LogWriter,
+    RecordDamaged,
+    RecordRefused,
+    decode,
+    frame,
+    is_open,
+    whole_frames,
+)
 
 METRICS = st.dictionaries(st.text(max_size=8), st.floats() | st.integers(-(2**40), 2**40) | st.text(max_size=5), max_size=4)
 
@@ -50,7 +60,7 @@ def test_what_is_logged_is_read_in_order_with_its_own_step(tmp_path_factory: pyt
     assert repr([(dict(record.metrics), record.step) for record in found]) == repr(logged)
 
 
-@given(payloads=st.lists(st.binary(max_size=40), min_size=1, max_size=8), data=st.data())
+@given(payloads=st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=8), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_crash_at_any_byte_loses_only_the_record_being_written(
     tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], data: st.DataObject
@@ -83,7 +93,7 @@ def test_a_damaged_byte_is_never_taken_for_a_record(
     assert found == payloads[: len(found)]
 
 
-@given(payloads=st.lists(st.binary(max_size=30), max_size=30), rows=st.integers(0, 40))
+@given(payloads=st.lists(st.binary(min_size=1, max_size=30), max_size=30), rows=st.integers(0, 40))
 @settings(max_examples=50, deadline=None)
 def test_a_reader_goes_on_after_any_number_of_records(
     tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], rows: int
@@ -103,7 +113,7 @@ def test_a_record_larger_than_a_batch_is_read_alone(path: Path) -> None:
     assert reader.read(100) == [b"y"]
 
 
-@given(payloads=st.lists(st.binary(max_size=20), min_size=1, max_size=12), data=st.data())
+@given(payloads=st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=12), data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_a_copy_takes_every_record_once_whatever_is_sent_twice_or_too_early(
     tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], data: st.DataObject
@@ -241,3 +251,29 @@ def test_a_writer_opens_its_log_though_somebody_asks_all_the_time_whether_it_is_
         ended.set()
         process.join(30)
     assert process.exitcode == 0
+
+
+def test_zeros_at_the_end_are_no_records(tmp_path: Path) -> None:
+    log = LogWriter(tmp_path / "records.log")
+    log.log({"a": 1}, 1)
+    log.close()
+    with open(tmp_path / "records.log", "ab") as file:
+        file.write(bytes(512))
+    assert LogReader(tmp_path / "records.log").count() == 1
+
+
+def test_a_torn_last_frame_is_nothing_unread_until_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "records.log"
+    log = LogWriter(path)
+    log.log({"a": 1}, 1)
+    log.close()
+    with open(path, "ab") as file:
+        file.write(frame(b"[1,2,{}]")[:-3])
+    reader = LogReader(path)
+    assert reader.unread
+    assert reader.count() == 1
+    assert reader.unread == 0
+    log = LogWriter(path)
+    log.log({"a": 2}, 2)
+    assert reader.unread
+    assert reader.count() == 2
