@@ -240,3 +240,17 @@ def test_a_sweep_that_the_writer_runs_under_does_not_take_its_runs(site: Site, m
     site.end()
     wait_for(lambda: site.report()["state"] == "done")
     assert [run["name"] for run in site.state().runs()] == ["job-1-site-1"]
+
+
+def test_counts_that_lag_repeat_no_row_when_a_writer_is_killed(site: Site) -> None:
+    """W&B's cloud counts rows some seconds late; a client that goes on with a run reads the same late count."""
+    set_faults(site.backend.url, lag=8)
+    site.log(300)
+    wait_for(lambda: len(site.values()) == 300)
+    site.writer().kill()
+    site.writer().wait()
+    site.log(50)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
+    assert site.values() == list(range(350))
+    assert not site.state().run("site-1-n")["conflicts"]

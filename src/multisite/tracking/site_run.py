@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from multisite.text import clean
-from multisite.tracking.backend import Run
+from multisite.tracking.backend import Place, Run
 from multisite.tracking.records import LogReader, RecordDamaged, decode
 from multisite.tracking.spool import Origin
 from multisite.tracking.troubles import Refusal
@@ -23,6 +24,8 @@ class SiteRun:
         self.set_aside: dict[str, Any] = {}  # see `files.set_aside_summary`; empty while no record was
         self.trouble: Refusal | None = None  # why there is no run
         self.retry_at, self.pause = 0.0, 0.0
+        self.id = ""  # of the run that a writer before this one had open, with rows that may still be under way
+        self.seen: tuple[Place, float] | None = None  # what the backend has, and since when
 
     @property
     def outstanding(self) -> int:
@@ -37,6 +40,12 @@ class SiteRun:
         if self.set_aside:
             return f"{self.origin.name}: {self.set_aside['count']} records set aside, first number {self.set_aside['first']}: {self.set_aside['reason']}"
         return ""
+
+    def stands_still(self, place: Place, seconds: float) -> bool:
+        """Whether the backend has had `place`, and nothing more, for so long. Asked again and again."""
+        if self.seen is None or self.seen[0] != place:
+            self.seen = place, time.monotonic()
+        return time.monotonic() - self.seen[1] >= seconds
 
     def send_batch(self, max_bytes: int) -> int:
         """Sends the next records of about `max_bytes` together. Returns how many; 0 when there is none, or the run takes no more."""

@@ -34,6 +34,7 @@ BATCH_BYTES = 64 * 1024
 TICK_SECONDS = 0.2
 CONFIRM_SECONDS = 5.0
 STALL_SECONDS = 30.0
+STILL_SECONDS = 12.0  # W&B counts rows up to 10 s late: before that a run that another writer had open is not gone on with
 LATE_SECONDS = 5.0  # how long a finished job waits for a site that is not closed
 RETRY_SECONDS = (2.0, 15.0)
 RUN_RETRY_SECONDS = (30.0, 300.0)  # until a run that could not be opened is tried again: a try takes 20 s, of every site of the job
@@ -56,6 +57,7 @@ class JobWriter:
         for site, run in self.job.runs().items():
             site_run = self.site_runs[site] = SiteRun(self.job.origin(site))
             site_run.confirmed, site_run.set_aside = run["delivered"], run.get("set_aside", {})
+            site_run.id = run["id"] if self.job.writer_status().get("state") != "done" else ""
 
     def run(self) -> int:
         """Delivers until the job is over and everything is confirmed.
@@ -130,8 +132,7 @@ class JobWriter:
         return sent
 
     def _send(self, site_run: SiteRun) -> int:
-        sent, note = 0, site_run.note
-        share = WINDOW_ROWS // len(self.site_runs)
+        sent, note, share = 0, site_run.note, WINDOW_ROWS // len(self.site_runs)
         while site_run.outstanding < share and (count := site_run.send_batch(BATCH_BYTES)):
             sent += count
             if site_run.note != note:
@@ -151,16 +152,19 @@ class JobWriter:
         """Whether the site's run is open, or could be opened. One that can't be is tried again after a pause.
 
         Raises:
-            Refusal: the backend does not answer, or rows of another writer still arrive.
+            Refusal: the backend does not answer.
         """
         if site_run.run is not None or time.monotonic() < site_run.retry_at:
             return site_run.run is not None
         started, name = time.monotonic(), site_run.origin.name
-        known = backend.places([name])
-        before = backend.records_in(known.get(name, Place()))
+        place = (known := backend.places([name])).get(name, Place())
+        if site_run.id and not site_run.stands_still(place, STILL_SECONDS):
+            site_run.retry_at = time.monotonic() + TICK_SECONDS * 5
+            return False
+        rows = backend.records_in(place)
         try:
-            if known and before < site_run.confirmed:
-                raise Refusal("connecting", f"{backend.host} has {before} rows of {name}, fewer than it confirmed")
+            if known and rows < site_run.confirmed:
+                raise Refusal("connecting", f"{backend.host} has {rows} rows of {name}, fewer than it confirmed")
             run = backend.open(name, known=name in known)
         except Refusal as refusal:
             again = str(refusal) == str(site_run.trouble)
@@ -169,13 +173,10 @@ class JobWriter:
             self._note(site_run, again)
             self._progress += time.monotonic() - started  # nobody asked for rows meanwhile
             return False
-        place = backend.places([name]).get(name, Place())
-        if place.lines != known.get(name, Place()).lines:  # the last lines of a writer that was killed still arrive
-            raise Refusal("connecting", f"the run of {name} is still being written")
-        after = backend.records_in(place)
         site_run.reader = LogReader(site_run.origin.log)
-        site_run.reader.skip(after)
-        site_run.run, site_run.trouble, site_run.confirmed = run, None, after
+        site_run.reader.skip(rows)
+        site_run.run, site_run.trouble, site_run.confirmed, site_run.id = run, None, rows, run.id
+        self._set_state(self.state, self.reason)  # before a row is sent: the next writer must know
         return True
 
     def _unread(self) -> bool:
@@ -208,12 +209,16 @@ class JobWriter:
     def _finish(self, backend: Backend, with_model: bool) -> int:
         """Ends the runs, with the account in their summaries, and asks the backend what it has."""
         accounts = self.job.accounts()
-        runs = [site_run for site_run in self.site_runs.values() if site_run.run]
         if with_model:
             self._add_model()
+        runs = [site_run for site_run in self.site_runs.values() if site_run.run]
         with ThreadPoolExecutor(max_workers=max(1, len(runs))) as pool:
             list(pool.map(lambda site_run: site_run.run.finish(accounts[site_run.origin.name], site_run.reader.rows), runs))  # type: ignore[union-attr]
-        answered = self._confirm(backend)
+        deadline = time.monotonic() + STILL_SECONDS
+        while (
+            (answered := self._confirm(backend)) and any(site_run.outstanding for site_run in runs) and time.monotonic() < deadline
+        ):
+            self._wait(1.0)
         if with_model:
             self._check_model(backend)
         if trouble := next((site_run for site_run in self.site_runs.values() if site_run.trouble), None):
@@ -221,7 +226,7 @@ class JobWriter:
             self._set_state(trouble.trouble.state, f"{trouble.origin.name}: {trouble.trouble}")
             return EXIT_AGAIN
         if all(site_run.confirmed >= site_run.reader.rows for site_run in runs):
-            self._set_state("done" if not self._pending() else "online", "")
+            self._set_state("done" if not any(account.pending for account in self.job.accounts().values()) else "online", "")
             return EXIT_DONE
         if answered:  # or else the last reason stands
             self._set_state("stalled", f"{backend.host} has not confirmed every row")
@@ -246,9 +251,6 @@ class JobWriter:
             else:
                 print(f"W&B, job {self.job.id}: the model has not arrived; it stays in {path}", flush=True)
 
-    def _pending(self) -> int:
-        return sum(account.pending for account in self.job.accounts().values())
-
     def _set_state(self, state: str, reason: str, url: str = "") -> None:
         """Writes the writer's file, and a line on stdout when the state changes."""
         if (state, reason) != (self.state, self.reason):
@@ -257,9 +259,8 @@ class JobWriter:
         shown = clean(reason or "; ".join(site_run.note for site_run in self.site_runs.values() if site_run.note))
         runs: dict[str, dict[str, Any]] = {}
         for name, site_run in self.site_runs.items():
-            runs[name] = {"id": site_run.run.id if site_run.run else "", "delivered": site_run.confirmed}
-            if site_run.set_aside:
-                runs[name]["set_aside"] = site_run.set_aside
+            aside = {"set_aside": site_run.set_aside} if site_run.set_aside else {}
+            runs[name] = {"id": site_run.id, "delivered": site_run.confirmed, **aside}
         content: dict[str, object] = {"state": state, "reason": shown, "url": url or self._saved.get("url", ""), "runs": runs}
         if content != self._saved:
             save_json(self.job.writer_file, content)
