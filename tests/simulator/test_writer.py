@@ -180,13 +180,18 @@ def test_a_site_whose_run_can_not_be_opened_waits_by_itself(site: Site, monkeypa
         site.logs["site-2"].log({"other": value}, value)
     wait_for(lambda: site.report()["sites"]["site-2"]["pending"] == 0, 90)
     assert "site-1 waits" in site.report()["reason"]
+    site.writer().kill()  # the next one waits until site-2's count stands still, and site-1's trouble does not end it meanwhile
+    site.writer().wait()
+    for value in range(100, 120):
+        site.logs["site-2"].log({"other": value}, value)
+    wait_for(lambda: site.report()["sites"]["site-2"]["pending"] == 0, 90)
     site.end()
     wait_for(lambda: bool(site.state().run("site-2-n")["complete"]), 90)
     deleted[0] = False
     site.spool.sync_file.touch()
     wait_for(lambda: site.report()["pending"] == 0, 90)
     assert site.values() == list(range(100))
-    assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(100))
+    assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(120))
 
 
 def test_rows_that_somebody_else_adds_to_a_run_are_not_taken_for_ours(site: Site) -> None:

@@ -127,7 +127,7 @@ class JobWriter:
             if site_run.reader.unread and self._has_run(backend, site_run):
                 sent += self._send(site_run)
         troubles = [site_run.trouble for site_run in self.site_runs.values() if site_run.trouble]
-        if troubles and not any(site_run.run for site_run in self.site_runs.values()):
+        if troubles and not any(site_run.run or (site_run.id and not site_run.trouble) for site_run in self.site_runs.values()):
             raise troubles[0]
         return sent
 
