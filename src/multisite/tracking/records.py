@@ -55,6 +55,11 @@ class Record:
     metrics: Mapping[str, Any]
 
 
+def frame(payload: bytes) -> bytes:
+    """One frame."""
+    return HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+
+
 def _plain(value: Any) -> Any:
     """NumPy and PyTorch scalars have `item()`; what has not is kept as text."""
     return value.item() if hasattr(value, "item") else str(value)
@@ -97,6 +102,28 @@ def decode(payload: bytes) -> Record:
     if not isinstance(metrics, dict):
         raise RecordDamaged("its metrics have no names")
     return Record(time_, step, metrics)
+
+
+def frame_ends(data: memoryview) -> list[int]:
+    """Where the frames at the start of `data` end, as far as they are whole and undamaged. Zeros at the end of a file are none."""
+    ends, at, end = [], 0, len(data)
+    while at + HEAD.size <= end:
+        length, checksum = HEAD.unpack_from(data, at)
+        stop = at + HEAD.size + length
+        if not 0 < length <= MAX_RECORD_BYTES or stop > end or zlib.crc32(data[at + HEAD.size : stop]) != checksum:
+            break
+        ends.append(stop)
+        at = stop
+    return ends
+
+
+def whole_frames(data: bytes | memoryview) -> tuple[list[bytes], int]:
+    """Payloads of the frames at the start of `data` that are whole and undamaged, and how many bytes they take."""
+    view, at, payloads = memoryview(data), 0, []
+    for stop in frame_ends(view):
+        payloads.append(bytes(view[at + HEAD.size : stop]))
+        at = stop
+    return payloads, at
 
 
 class LogReader:
