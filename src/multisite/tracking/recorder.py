@@ -148,7 +148,11 @@ class MetricsRecorder(Widget):
         if not key.startswith(OWN):
             self._count_refused(1)
             self._log_refused_names(
-                {clean(key, REFUSED_NAME_CHARACTERS): f"{data_type.name} is not delivered, numbers and W&B's values are"}
+                {
+                    clean(
+                        key, REFUSED_NAME_CHARACTERS
+                    ): f"{str(data_type).rpartition('.')[2]} is not delivered, numbers and W&B's values are"
+                }
             )
 
     def _record(self, metrics: dict[str, Any], refused: dict[str, str], step: Any) -> None:
