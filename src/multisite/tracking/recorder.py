@@ -147,13 +147,8 @@ class MetricsRecorder(Widget):
     def _refuse_kind(self, key: str, data_type: AnalyticsDataType) -> None:
         if not key.startswith(OWN):
             self._count_refused(1)
-            self._log_refused_names(
-                {
-                    clean(
-                        key, REFUSED_NAME_CHARACTERS
-                    ): f"{str(data_type).rpartition('.')[2]} is not delivered, numbers and W&B's values are"
-                }
-            )
+            reason = f"{str(data_type).rpartition('.')[2]} is not delivered, numbers and W&B's values are"
+            self._log_refused_names({clean(key, REFUSED_NAME_CHARACTERS): reason})
 
     def _record(self, metrics: dict[str, Any], refused: dict[str, str], step: Any) -> None:
         """Adds one record; where it is too long, without its longest metrics, which are refused.
