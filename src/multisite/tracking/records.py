@@ -1,31 +1,36 @@
 """The record log: metrics of one site in one job, appended to one file, each before training goes on.
 
-A frame is `length, crc32` (two little-endian uint32) and that many bytes of JSON. The n-th frame of the file is record n of that
-site and job: its place is its identity, so a copy of the file's first bytes is a copy of the first records, and a resend can't add
-one twice. A file that ends in the middle of a frame (its writer was killed, the disk was full) is whole up to there.
+The n-th frame of the file (see `frames.py`) is record n of that site and job: its place is its identity, so a copy of the file's first
+bytes is a copy of the first records, and a resend can't add one twice. A file that ends in the middle of a frame is whole up to there.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import struct
 import threading
 import time
-import zlib
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from multisite.text import clean
+from multisite.tracking.frames import HEAD as HEAD  # named twice: others import it from here
+from multisite.tracking.frames import MAGIC as MAGIC
+from multisite.tracking.frames import MAX_RECORD_BYTES as MAX_RECORD_BYTES
+from multisite.tracking.frames import MIN_RECORD_BYTES as MIN_RECORD_BYTES
+from multisite.tracking.frames import LogReader as LogReader
+from multisite.tracking.frames import frame as frame
+from multisite.tracking.frames import frame_ends, keep_rest
+from multisite.tracking.frames import whole_frames as whole_frames
 from multisite.tracking.locks import is_locked, lock, unlock
 
-MAGIC = b"multisite-records-1\n"
-HEAD = struct.Struct("<II")
-MAX_RECORD_BYTES = 1 << 20  # W&B drops longer lines
 LAST_SECOND = 1e11  # of a record's time: in the year 5138
-MIN_RECORD_BYTES = len("[0,0,{}]")
+CLOSED, FORKED = -1, -2  # instead of a descriptor; FORKED: this process has to open its own
 
 
 class RecordDamaged(ValueError):
@@ -53,11 +58,6 @@ class Record:
     time: float
     step: int | None
     metrics: Mapping[str, Any]
-
-
-def frame(payload: bytes) -> bytes:
-    """One frame."""
-    return HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def _plain(value: Any) -> Any:
@@ -104,143 +104,118 @@ def decode(payload: bytes) -> Record:
     return Record(time_, step, metrics)
 
 
-def frame_ends(data: memoryview) -> list[int]:
-    """Where the frames at the start of `data` end, as far as they are whole and undamaged. Zeros at the end of a file are none."""
-    ends, at, end = [], 0, len(data)
-    while at + HEAD.size <= end:
-        length, checksum = HEAD.unpack_from(data, at)
-        stop = at + HEAD.size + length
-        if not 0 < length <= MAX_RECORD_BYTES or stop > end or zlib.crc32(data[at + HEAD.size : stop]) != checksum:
-            break
-        ends.append(stop)
-        at = stop
-    return ends
-
-
-def whole_frames(data: bytes | memoryview) -> tuple[list[bytes], int]:
-    """Payloads of the frames at the start of `data` that are whole and undamaged, and how many bytes they take."""
-    view, at, payloads = memoryview(data), 0, []
-    for stop in frame_ends(view):
-        payloads.append(bytes(view[at + HEAD.size : stop]))
-        at = stop
-    return payloads, at
-
-
-class LogReader:
-    """Reads a record log from the start, or from where it stopped, while somebody else appends to it. Holds one batch in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.offset = len(MAGIC)
-        self.rows = 0
-        self._looked_at = 0, 0  # size and time of change at which no whole frame was left
-
-    @property
-    def unread(self) -> int:
-        """Bytes after what was read; 0 where no whole frame is among them, until the file grows."""
-        try:
-            found = self.path.stat()
-        except FileNotFoundError:
-            return 0
-        return 0 if (found.st_size, found.st_mtime_ns) == self._looked_at else max(0, found.st_size - self.offset)
-
-    def read(self, max_bytes: int) -> list[bytes]:
-        """The payloads of the next whole frames, of about `max_bytes` together; at least one, if there is one."""
-        try:
-            with open(self.path, "rb") as file:
-                found = os.fstat(file.fileno())
-                file.seek(self.offset)
-                payloads, used = whole_frames(file.read(max_bytes))
-                if not payloads:
-                    file.seek(self.offset)
-                    payloads, used = whole_frames(file.read(HEAD.size + MAX_RECORD_BYTES))
-                    payloads, used = payloads[:1], HEAD.size + len(payloads[0]) if payloads else 0
-        except FileNotFoundError:
-            return []
-        if not payloads:
-            self._looked_at = found.st_size, found.st_mtime_ns
-        self.offset += used
-        self.rows += len(payloads)
-        return payloads
-
-    def skip(self, rows: int) -> None:
-        """Reads on, without a result, until `rows` records lie behind."""
-        while self.rows < rows:
-            before = self.offset, self.rows
-            payloads = self.read(1 << 18)
-            if not payloads:
-                return
-            if self.rows > rows:
-                self.offset, self.rows = before
-                keep = payloads[: rows - before[1]]
-                self.offset += sum(HEAD.size + len(payload) for payload in keep)
-                self.rows += len(keep)
-
-    def count(self) -> int:
-        """Records in the log."""
-        while self.read(1 << 20):
-            pass
-        return self.rows
-
-
 class LogWriter:
-    """Appends to one record log. One process at a time has it open; the lock ends with the process, however it ends."""
+    """Appends to one record log. One process at a time has it open; the lock ends with the process, however it ends.
+
+    Its forked children (data loaders, say) may append too. The log is not open because one of them lives.
+
+    Attributes:
+        path: the log.
+        size: its bytes, without what other processes appended since it was opened here.
+        rows: its records, likewise.
+    """
 
     def __init__(self, path: Path) -> None:
         """
         Args:
-            path: made if absent; a torn frame at its end is cut off.
+            path: made if absent. A torn frame at its end is cut off; so is what lies behind a damaged one, when `keep_rest` has it.
 
         Raises:
             BlockingIOError: another process has it open.
-            OSError: it can't be made.
+            OSError, RecordRefused: it can't be made, or there is no room for what must be kept of it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._lock = threading.Lock()
+        self._descriptor = CLOSED
+        _writers.add(self)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             lock(self._descriptor)
             self.size, self.rows = self._recover()
-        except OSError:
-            os.close(self._descriptor)
+        except (OSError, RecordRefused):
+            self.close()
             raise
 
     def _recover(self) -> tuple[int, int]:
-        if os.fstat(self._descriptor).st_size < len(MAGIC):
+        size = os.fstat(self._descriptor).st_size
+        if size < len(MAGIC):
             os.ftruncate(self._descriptor, 0)
-            self._write(MAGIC, 0)
+            self._write(MAGIC)
             return len(MAGIC), 0
         reader = LogReader(self.path)
         reader.count()
-        os.ftruncate(self._descriptor, reader.offset)
+        if (rest := reader.rest()) is not None:
+            if rest.records or not rest.searched:
+                keep_rest(self.path, reader.offset)
+            os.ftruncate(self._descriptor, reader.offset)
         return reader.offset, reader.rows
 
-    def _write(self, data: bytes | memoryview, size: int) -> None:
-        """Writes all of `data` after `size` bytes, or leaves these alone.
+    def _write(self, data: bytes | memoryview) -> None:
+        """Appends all of `data`, or nothing.
 
         Raises:
             RecordRefused: the disk did not take it.
         """
         try:
             written = os.write(self._descriptor, data)
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:])
+            if written < len(data):
+                self._write_rest(data, written)
         except OSError as error:
-            os.ftruncate(self._descriptor, size)
             raise RecordRefused(f"{self.path}: {error.strerror}") from None
 
-    def append(self, payload: bytes) -> int:
-        """Adds one record and returns its number, from 1.
+    def _write_rest(self, data: bytes | memoryview, written: int) -> None:
+        start = os.lseek(self._descriptor, 0, os.SEEK_CUR) - written  # an append leaves the position behind it
+        try:
+            while written < len(data):
+                if os.fstat(self._descriptor).st_size != start + written:
+                    raise OSError(errno.EAGAIN, "another process appended in the middle of a record")
+                written += os.write(self._descriptor, data[written:])
+        except OSError:
+            self._take_back(start, start + written)
+            raise
+
+    def _take_back(self, start: int, end: int) -> None:
+        """Removes what this process appended from `start` to `end`, unless another has appended behind it."""
+        with suppress(OSError):
+            if os.fstat(self._descriptor).st_size == end:
+                os.ftruncate(self._descriptor, start)
+
+    def _check_open(self) -> None:
+        """Opens it in a forked child, at its first append: a descriptor of its own has no part in its parent's lock.
 
         Raises:
-            RecordRefused: the disk did not take it; nothing was added.
+            RecordRefused: it is closed, or can't be opened.
         """
+        if self._descriptor == CLOSED:
+            raise RecordRefused(f"{self.path}: closed")
+        if self._descriptor == FORKED:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
+            except OSError as error:
+                raise RecordRefused(f"{self.path}: {error.strerror}") from None
+
+    def after_fork(self) -> None:
+        """In a forked child: the lock may be held by a thread that is not here, and the descriptor is its parent's."""
+        self._lock = threading.Lock()
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, FORKED
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def append(self, payload: bytes) -> int:
+        """Adds one record and returns its number, from 1; in a process that is not alone, one that may be too small.
+
+        Raises:
+            RecordRefused: the disk did not take it, or it is too short for a record; nothing was added.
+        """
+        if len(payload) < MIN_RECORD_BYTES:
+            raise RecordRefused(f"the record has {len(payload)} bytes; none has fewer than {MIN_RECORD_BYTES}")
         data = frame(payload)
         with self._lock:
             if self._descriptor < 0:
-                raise RecordRefused(f"{self.path}: closed")
-            self._write(data, self.size)
+                self._check_open()
+            self._write(data)
             self.size += len(data)
             self.rows += 1
             return self.rows
@@ -264,8 +239,7 @@ class LogWriter:
             RecordRefused: the disk did not take it; nothing was added.
         """
         with self._lock:
-            if self._descriptor < 0:
-                raise RecordRefused(f"{self.path}: closed")
+            self._check_open()
             if not offset <= self.size < offset + len(data):
                 return
             new = memoryview(data)[self.size - offset :]
@@ -273,11 +247,11 @@ class LogWriter:
             if not ends:
                 return
             used = ends[-1]
-            self._write(new[:used], self.size)
+            self._write(new[:used])
             try:
                 os.fdatasync(self._descriptor)
             except OSError as error:
-                os.ftruncate(self._descriptor, self.size)
+                self._take_back(self.size, self.size + used)
                 raise RecordRefused(f"{self.path}: {error.strerror}") from None
             self.size += used
             self.rows += len(ends)
@@ -285,10 +259,21 @@ class LogWriter:
     def close(self) -> None:
         """Ends it: from now on `is_open` is false."""
         with self._lock:
-            if self._descriptor >= 0:
-                unlock(self._descriptor)
-                os.close(self._descriptor)
-                self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, CLOSED  # first: a child that is forked now must not close it too
+            if descriptor >= 0:
+                unlock(descriptor)
+                os.close(descriptor)
+
+
+_writers: weakref.WeakSet[LogWriter] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for writer in list(_writers):
+        writer.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)  # nothing is held around a fork: it never waits for a disk
 
 
 def is_open(path: Path) -> bool:

@@ -114,29 +114,33 @@ class Origin:
         """The count of refused metrics."""
         return self.folder / "refused.json"
 
-    def rows(self) -> int:
-        """Records in the log here."""
+    def counted(self) -> tuple[int, str]:
+        """Records in the log here, and how it is damaged; empty if it is not."""
         with self._counting:
             if self._counter is None:
                 self._counter = LogReader(self.log)
-            return self._counter.count()
+            return self._counter.count(), self._counter.damage()
+
+    def rows(self) -> int:
+        """Records in the log here."""
+        return self.counted()[0]
 
     def account(self, run: dict[str, Any]) -> Account:
         """The account, if the writer reports `run` of this site: `delivered` and `set_aside`, both of which may be absent."""
         delivered, aside = int(run.get("delivered", 0)), int(run.get("set_aside", {}).get("count", 0))
         status, problem = read_json(self.site_json, site_status)
         try:
-            rows = self.rows()
+            rows, damage = self.counted()
             if not status:
                 refused, damaged = read_json(self.refused, refused_count)
-                closed = not is_open(self.log)
-                return Account(rows, rows, min(delivered, rows), refused.get("count", 0), closed, aside, problem or damaged)
+                problems = "; ".join(part for part in (damage, problem or damaged) if part)
+                return Account(rows, rows, min(delivered, rows), refused.get("count", 0), not is_open(self.log), aside, problems)
         except OSError as error:
             return Account(problem=f"{self.log.name} can't be read: {error.strerror}")
         if not status["forwards"]:
             return Account(status["logged"], status["logged"], status["delivered"], status["refused"], status["closed"])
         logged = max(rows, status["logged"])
-        return Account(logged, rows, min(delivered, rows), status["refused"], status["closed"], aside)
+        return Account(logged, rows, min(delivered, rows), status["refused"], status["closed"], aside, damage)
 
 
 @dataclass

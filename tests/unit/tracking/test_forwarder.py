@@ -136,7 +136,7 @@ def test_a_full_disk_of_the_server_is_said_and_cured_by_space(
 ) -> None:
     federation.forwarder.tick()
 
-    def full(self: LogWriter, data: bytes, size: int) -> None:
+    def full(self: LogWriter, data: bytes) -> None:
         raise RecordRefused("No space left on device")
 
     federation.log_some(3)

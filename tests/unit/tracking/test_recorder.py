@@ -200,7 +200,7 @@ def test_a_full_disk_raises_nothing_and_is_counted_and_said_once(
     writer = WandBWriter(context(api))
     writer.log({"before": 1})
 
-    def full(self: LogWriter, data: bytes, size: int) -> None:
+    def full(self: LogWriter, data: bytes) -> None:
         raise RecordRefused("records.log: No space left on device")
 
     real = LogWriter._write
@@ -227,7 +227,7 @@ def test_a_log_that_opens_late_or_has_closed_raises_nothing_in_the_training_scri
     recorder._log = None
     recorder._opened = float("-inf")
 
-    def full(self: LogWriter, data: bytes, size: int) -> None:
+    def full(self: LogWriter, data: bytes) -> None:
         raise RecordRefused("No space left on device")
 
     with monkeypatch.context() as patched:
