@@ -132,8 +132,10 @@ def bench_transport(folder: Path, values: int) -> None:
     from multisite.tracking.agent import ANSWER_SECONDS, BUSY_SECONDS, CHANNEL, TOPIC
     from multisite.tracking.files import save_json
     from multisite.tracking.forwarder import ROUTE, Forwarder
+    from multisite.tracking.frames import whole_frames
     from multisite.tracking.intake import Intake
-    from multisite.tracking.records import LogReader, LogWriter, decode, whole_frames
+    from multisite.tracking.log_reader import LogReader
+    from multisite.tracking.records import LogWriter, decode
     from multisite.tracking.spool import Spool
 
     url = "tcp://127.0.0.1:18902"

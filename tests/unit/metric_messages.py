@@ -10,8 +10,9 @@ from typing import Any
 
 from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import ROUTE, UNKNOWN_SECONDS, Forwarder
+from multisite.tracking.frames import MAGIC, frame
 from multisite.tracking.intake import Intake, Limits
-from multisite.tracking.records import MAGIC, LogWriter, Record, encode, frame
+from multisite.tracking.records import LogWriter, Record, encode
 from multisite.tracking.spool import Spool
 
 JOB, SITE, OTHER = "job-1", "site-1", "site-2"

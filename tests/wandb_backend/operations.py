@@ -41,7 +41,7 @@ class Call:
     faults: Faults
 
     def counted(self, run: RunRecord) -> int:
-        """The lines of a run that this call is told of."""
+        """The lines of a run, as the answer to this call counts them."""
         return run.counted(self.faults.lag, self.faults.rows_at_end)
 
     @property
@@ -56,7 +56,7 @@ class Call:
 
 
 class NoSuchField(Exception):
-    """The server's schema has not what was asked for."""
+    """The query names a field that the server does not have."""
 
 
 def answer(state: State, request: JsonObject, caller: Caller, base_url: str, faults: Faults) -> JsonObject:

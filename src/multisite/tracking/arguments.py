@@ -157,13 +157,26 @@ def checked_artifact(value: Any) -> str:
     return value
 
 
+def job_settings(job: str, owner: str, wandb_args: dict[str, Any], axes: dict[str, str], artifact: bool = False) -> dict[str, Any]:
+    """The content of `job.json`, for `checked_settings`. NVFlare's job is the job's first attempt.
+
+    Args:
+        job: its id, as the user knows it.
+        owner: the site, or the server, whose log's end is the job's end.
+        wandb_args: of `wandb.init`, checked.
+        axes: metric pattern -> x axis other than `step`, checked.
+        artifact: whether the job hands over a model.
+    """
+    return {"wandb": wandb_args, "axes": axes, "owner": owner, "artifact": artifact, "job": job, "attempt": 1}
+
+
 def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
-    """`job.json`: `wandb`, `axes`, `owner` (whose log's end is the job's end), `artifact` (whether there is a model), `attempt`.
+    """The content of `job.json`, as `job_settings` makes it.
 
     `attempt` counts the NVFlare jobs that one job took, from 1. It is 0 for a job from before rows carried their numbers.
 
     Raises:
-        ArgumentRefused: it is not as the receiver or the recorder writes it.
+        ArgumentRefused: it is anything else.
     """
     for name in ("wandb", "owner"):
         if name not in content:

@@ -208,7 +208,8 @@ class Backend:
         self._interval = transmit_seconds()
         self._job_id, self._key, self._folder = job_id, key, folder
         self._job = str(job_settings.get("job") or job_id)
-        self._numbered, self._attempt = job_settings.get("attempt") != 0, job_settings.get("attempt") or 1
+        attempt = job_settings.get("attempt", 1)
+        self._numbered, self._attempt = attempt > 0, max(1, attempt)  # see `checked_settings`
         self._settings = with_operator_settings(arguments)
         self.url = os.environ.get("WANDB_BASE_URL", "").strip().rstrip("/")
         self.host = self.url or "W&B"

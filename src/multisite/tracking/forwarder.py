@@ -15,7 +15,9 @@ from typing import Any
 
 from multisite.text import clean
 from multisite.tracking.files import Damaged, read_json, route, save_json, whole
-from multisite.tracking.records import LogReader, frame, is_open
+from multisite.tracking.frames import frame
+from multisite.tracking.log_reader import LogReader
+from multisite.tracking.records import is_open
 from multisite.tracking.spool import Job, Origin, Spool
 
 BATCH_BYTES = 256 * 1024

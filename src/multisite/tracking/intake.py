@@ -32,7 +32,8 @@ from multisite.tracking.files import (
     size_of,
     whole,
 )  # fmt: skip
-from multisite.tracking.records import HEAD, MAGIC, MAX_RECORD_BYTES, MIN_RECORD_BYTES, LogWriter, RecordRefused
+from multisite.tracking.frames import HEAD, MAGIC, MAX_RECORD_BYTES, MIN_RECORD_BYTES
+from multisite.tracking.records import LogWriter, RecordRefused
 from multisite.tracking.spool import SERVER, Job, Spool
 
 SITE_MB, SITE_JOBS = 2000, 1000  # the defaults of METRICS_SITE_MB and METRICS_SITE_JOBS

@@ -20,7 +20,7 @@ from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 from nvflare.widgets.info_collector import InfoCollector
 from nvflare.widgets.widget import Widget
 
-from multisite.tracking.arguments import checked_artifact, checked_axes, checked_wait_seconds, checked_wandb_args
+from multisite.tracking.arguments import checked_artifact, checked_axes, checked_wait_seconds, checked_wandb_args, job_settings
 from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import save_json
 from multisite.tracking.locks import is_locked
@@ -107,14 +107,7 @@ class WandbReceiver(Widget):
             return
         try:
             self._log = LogWriter(self._job.origin(SERVER).log)
-            settings = {
-                "wandb": self.wandb_args,
-                "axes": self.axes,
-                "owner": SERVER,
-                "artifact": bool(self.artifact),
-                "job": self._job.id,
-                "attempt": 1,
-            }
+            settings = job_settings(self._job.id, SERVER, self.wandb_args, self.axes, bool(self.artifact))
             save_json(self._job.settings_file, settings)
         except (OSError, RecordRefused) as error:
             self.logger.error(f"the metrics of this job have no place: {error}; next: free space on the server's volume")
@@ -164,7 +157,8 @@ class WandbReceiver(Widget):
             self._own_delivery.stop()
         save_json(self._run_folder / "metrics" / FILE, report)
         delivered = sum(site["delivered"] for site in report["sites"].values())
-        self.logger.info(f"W&B: {delivered} records delivered, {report['pending']} pending {report['reason']}".rstrip())
+        why = f" ({report['reason']})" if report["reason"] else ""
+        self.logger.info(f"W&B: {delivered} records delivered, {report['pending']} pending{why}")
 
     def _keep_model(self) -> None:
         if not self.artifact or self._job is None:

@@ -18,7 +18,7 @@ from nvflare.fuel.data_event.data_bus import DataBus
 from nvflare.widgets.widget import Widget
 
 from multisite.text import clean
-from multisite.tracking.arguments import checked_axes, checked_flag, checked_wandb_args
+from multisite.tracking.arguments import checked_axes, checked_flag, checked_wandb_args, job_settings
 from multisite.tracking.files import read_json, refused_count, save_json
 from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.locks import is_locked
@@ -29,7 +29,7 @@ from multisite.tracking.values import plain_metrics
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
 GROUPED = (AnalyticsDataType.METRICS, AnalyticsDataType.PARAMETERS)
 RECORDER = "multisite.recorder."  # and the site's name: where the patch `metric_log` looks for `MetricsRecorder._take`
-OWN = "multisite/"  # what this project's own job says through NVFlare's events, which is no metric
+OWN = "multisite/"  # so begin the tags of this project's own messages in NVFlare's events: they are no metrics
 LOG_SECONDS = 30.0  # between two lines about refused metrics
 REOPEN_SECONDS = 5.0
 REFUSED_BYTES = 512
@@ -90,10 +90,7 @@ class MetricsRecorder(Widget):
         try:
             save_json(self._origin.folder / ROUTE, {"forwards": self.forward})
             if self.wandb_args is not None:
-                save_json(
-                    job.settings_file,
-                    {"wandb": self.wandb_args, "axes": self.axes, "owner": self._site, "job": job.id, "attempt": 1},
-                )
+                save_json(job.settings_file, job_settings(job.id, self._site, self.wandb_args, self.axes))
             self._reserve_refused()
         except OSError as error:
             self.logger.error(f"the metrics of this job have no place: {self._origin.folder}: {error.strerror}; training goes on")
@@ -145,9 +142,10 @@ class MetricsRecorder(Widget):
         return True
 
     def _refuse_kind(self, key: str, data_type: AnalyticsDataType) -> None:
+        """Counts what another of NVFlare's writers logs and no row can have: a text, a tag, an image."""
         if not key.startswith(OWN):
             self._count_refused(1)
-            reason = f"{str(data_type).rpartition('.')[2]} is not delivered, numbers and W&B's values are"
+            reason = f"{str(data_type).rpartition('.')[2]} is not delivered; next: log text with WandBWriter"
             self._log_refused_names({clean(key, REFUSED_NAME_CHARACTERS): reason})
 
     def _record(self, metrics: dict[str, Any], refused: dict[str, str], step: Any) -> None:

@@ -19,15 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from multisite.text import clean
-from multisite.tracking.frames import HEAD as HEAD  # named twice: others import it from here
-from multisite.tracking.frames import MAGIC as MAGIC
-from multisite.tracking.frames import MAX_RECORD_BYTES as MAX_RECORD_BYTES
-from multisite.tracking.frames import MIN_RECORD_BYTES as MIN_RECORD_BYTES
-from multisite.tracking.frames import LogReader as LogReader
-from multisite.tracking.frames import frame as frame
-from multisite.tracking.frames import frame_ends, keep_rest
-from multisite.tracking.frames import whole_frames as whole_frames
+from multisite.tracking.damage import keep_rest
+from multisite.tracking.frames import MAGIC, MAX_RECORD_BYTES, MIN_RECORD_BYTES, frame, frame_ends
 from multisite.tracking.locks import is_locked, lock, unlock
+from multisite.tracking.log_reader import LogReader
 
 LAST_SECOND = 1e11  # of a record's time: in the year 5138
 CLOSED, FORKED = -1, -2  # instead of a descriptor; FORKED: this process has to open its own

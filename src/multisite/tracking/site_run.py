@@ -8,7 +8,8 @@ from typing import Any
 
 from multisite.text import clean
 from multisite.tracking.backend import Place, Run
-from multisite.tracking.records import LogReader, RecordDamaged, decode
+from multisite.tracking.log_reader import LogReader
+from multisite.tracking.records import RecordDamaged, decode
 from multisite.tracking.spool import Origin
 from multisite.tracking.troubles import Refusal
 
@@ -24,7 +25,7 @@ class SiteRun:
         self.set_aside: dict[str, Any] = {}  # see `files.set_aside_summary`; empty while no record was
         self.trouble: Refusal | None = None  # why there is no run
         self.retry_at, self.pause = 0.0, 0.0
-        self.id = ""  # of the run that a writer before this one had open, with rows that may still be under way
+        self.id = ""  # of the run that is open, or that a writer before this one had open: its last rows may still be under way
         self.seen: tuple[Place, float] | None = None  # what the backend has, and since when
 
     @property
@@ -40,6 +41,11 @@ class SiteRun:
         if self.set_aside:
             return f"{self.origin.name}: {self.set_aside['count']} records set aside, first number {self.set_aside['first']}: {self.set_aside['reason']}"
         return ""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has a run, or will have one when the rows of the writer before this one have arrived."""
+        return self.run is not None or (bool(self.id) and not self.trouble)
 
     def stands_still(self, place: Place, seconds: float) -> bool:
         """Whether the backend has had `place`, and nothing more, for so long. Asked again and again."""

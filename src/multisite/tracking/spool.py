@@ -3,6 +3,7 @@
     <spool>/<job>/job.json            how the job's metrics go to W&B; only where they are delivered from
     <spool>/<job>/writer.json         the W&B writer's last status
     <spool>/<job>/<site>/records.log  the records; on the server a copy, whose first bytes are the site's
+    <spool>/<job>/<site>/records.log.damaged  what lay behind a damaged byte, kept when the log was opened again
     <spool>/<job>/<site>/site.json    on the server: the last status of the site's log
     <spool>/<job>/<site>/refused.json metrics that were not taken: the disk was full, or the value is no metric
     <spool>/<job>/model.safetensors   the final global model, until W&B has it
@@ -36,7 +37,8 @@ from multisite.tracking.files import (
     size_of,
     writer_status,
 )
-from multisite.tracking.records import LogReader, is_open
+from multisite.tracking.log_reader import LogReader
+from multisite.tracking.records import is_open
 
 ROOT_VARIABLE = "MULTISITE_SPOOL"
 JOB_VARIABLE = "MULTISITE_JOB"

@@ -24,7 +24,8 @@ from multisite.text import clean
 from multisite.tracking.backend import Backend, Place
 from multisite.tracking.files import save_json
 from multisite.tracking.key import SECRET, KeyProblem, read_key
-from multisite.tracking.records import LogReader
+from multisite.tracking.log_reader import LogReader
+from multisite.tracking.model_upload import add_model, check_model
 from multisite.tracking.site_run import SiteRun
 from multisite.tracking.spool import SERVER, Job, Spool
 from multisite.tracking.troubles import Refusal
@@ -34,7 +35,8 @@ BATCH_BYTES = 64 * 1024
 TICK_SECONDS = 0.2
 CONFIRM_SECONDS = 5.0
 STALL_SECONDS = 30.0
-STILL_SECONDS = 12.0  # W&B counts rows up to 10 s late: before that a run that another writer had open is not gone on with
+STILL_SECONDS = 12.0  # W&B counts rows up to 10 s late: so long a count must stand still, and the end waits for it at most
+LOOK_SECONDS = 1.0  # between two looks at such a count
 LATE_SECONDS = 5.0  # how long a finished job waits for a site that is not closed
 RETRY_SECONDS = (2.0, 15.0)
 RUN_RETRY_SECONDS = (30.0, 300.0)  # until a run that could not be opened is tried again: a try takes 20 s, of every site of the job
@@ -54,10 +56,11 @@ class JobWriter:
         self._progress = time.monotonic()
         self._confirmed_at = 0.0
         self._saved: dict[str, object] = {}
-        for site, run in self.job.runs().items():
+        status = self.job.writer_status()
+        for site, run in status.get("runs", {}).items():
             site_run = self.site_runs[site] = SiteRun(self.job.origin(site))
             site_run.confirmed, site_run.set_aside = run["delivered"], run.get("set_aside", {})
-            site_run.id = run["id"] if self.job.writer_status().get("state") != "done" else ""
+            site_run.id = "" if status["state"] == "done" else run["id"]
 
     def run(self) -> int:
         """Delivers until the job is over and everything is confirmed.
@@ -89,7 +92,9 @@ class JobWriter:
             over = self.job.is_over() and not self._unread()
             if over and (self._all_closed() or time.monotonic() - quiet_since > LATE_SECONDS):
                 return self._finish(backend, with_model)
-            if outstanding and time.monotonic() - self._confirmed_at > (1.0 if outstanding >= WINDOW_ROWS else CONFIRM_SECONDS):
+            if outstanding and time.monotonic() - self._confirmed_at > (
+                LOOK_SECONDS if outstanding >= WINDOW_ROWS else CONFIRM_SECONDS
+            ):
                 self._confirm(backend)
             if outstanding and time.monotonic() - self._progress > STALL_SECONDS:
                 self._set_state("stalled", f"{backend.host} has confirmed no row for {STALL_SECONDS:.0f} s")
@@ -127,12 +132,13 @@ class JobWriter:
             if site_run.reader.unread and self._has_run(backend, site_run):
                 sent += self._send(site_run)
         troubles = [site_run.trouble for site_run in self.site_runs.values() if site_run.trouble]
-        if troubles and not any(site_run.run or (site_run.id and not site_run.trouble) for site_run in self.site_runs.values()):
+        if troubles and not any(site_run.goes_on for site_run in self.site_runs.values()):
             raise troubles[0]
         return sent
 
     def _send(self, site_run: SiteRun) -> int:
-        sent, note, share = 0, site_run.note, WINDOW_ROWS // len(self.site_runs)
+        sent, note = 0, site_run.note
+        share = WINDOW_ROWS // len(self.site_runs)
         while site_run.outstanding < share and (count := site_run.send_batch(BATCH_BYTES)):
             sent += count
             if site_run.note != note:
@@ -157,9 +163,10 @@ class JobWriter:
         if site_run.run is not None or time.monotonic() < site_run.retry_at:
             return site_run.run is not None
         started, name = time.monotonic(), site_run.origin.name
-        place = (known := backend.places([name])).get(name, Place())
+        known = backend.places([name])
+        place = known.get(name, Place())
         if site_run.id and not site_run.stands_still(place, STILL_SECONDS):
-            site_run.retry_at = time.monotonic() + TICK_SECONDS * 5
+            site_run.retry_at = time.monotonic() + LOOK_SECONDS
             return False
         rows = backend.records_in(place)
         try:
@@ -185,10 +192,8 @@ class JobWriter:
         return any(site_run.reader.unread and not site_run.trouble for site_run in site_runs)
 
     def _all_closed(self) -> bool:
-        accounts = self.job.accounts().values()
-        return all(
-            account.closed and account.received >= account.logged for account in accounts
-        )  # a log whose site is unreachable isn't
+        """Whether every site's log is closed and here; one whose site is unreachable isn't."""
+        return all(account.closed and account.received >= account.logged for account in self.job.accounts().values())
 
     def _confirm(self, backend: Backend) -> bool:
         self._confirmed_at = time.monotonic()
@@ -209,47 +214,31 @@ class JobWriter:
     def _finish(self, backend: Backend, with_model: bool) -> int:
         """Ends the runs, with the account in their summaries, and asks the backend what it has."""
         accounts = self.job.accounts()
-        if with_model:
-            self._add_model()
         runs = [site_run for site_run in self.site_runs.values() if site_run.run]
+        server = self.site_runs.get(SERVER)
+        server_run = server.run if with_model and server else None
+        if server_run:
+            add_model(self.job, server_run)
         with ThreadPoolExecutor(max_workers=max(1, len(runs))) as pool:
             list(pool.map(lambda site_run: site_run.run.finish(accounts[site_run.origin.name], site_run.reader.rows), runs))  # type: ignore[union-attr]
         deadline = time.monotonic() + STILL_SECONDS
-        while (
-            (answered := self._confirm(backend)) and any(site_run.outstanding for site_run in runs) and time.monotonic() < deadline
-        ):
-            self._wait(1.0)
-        if with_model:
-            self._check_model(backend)
+        answered = self._confirm(backend)
+        while answered and any(site_run.outstanding for site_run in runs) and time.monotonic() < deadline:
+            self._wait(LOOK_SECONDS)
+            answered = self._confirm(backend)
+        if server_run:
+            check_model(self.job, backend)
         if trouble := next((site_run for site_run in self.site_runs.values() if site_run.trouble), None):
             assert trouble.trouble is not None
             self._set_state(trouble.trouble.state, f"{trouble.origin.name}: {trouble.trouble}")
             return EXIT_AGAIN
         if all(site_run.confirmed >= site_run.reader.rows for site_run in runs):
-            self._set_state("done" if not any(account.pending for account in self.job.accounts().values()) else "online", "")
+            pending = any(account.pending for account in self.job.accounts().values())
+            self._set_state("online" if pending else "done", "")
             return EXIT_DONE
         if answered:  # or else the last reason stands
             self._set_state("stalled", f"{backend.host} has not confirmed every row")
         return EXIT_AGAIN
-
-    def _add_model(self) -> None:
-        """The final global model, where the job wants it kept as an artifact, with the server's run."""
-        site_run = self.site_runs.get(SERVER)
-        if site_run is None or site_run.run is None or not self.job.has_model():
-            return
-        try:
-            site_run.run.add_model(self.job.model_file, self.job.id)
-        except Exception as error:  # the rows are worth more than the model: they go on
-            print(f"W&B, job {self.job.id}: the model was not uploaded ({type(error).__name__}: {error})", flush=True)
-
-    def _check_model(self, backend: Backend) -> None:
-        """The file goes when the backend has it; else it stays in the job's folder."""
-        path = self.job.model_file
-        if self.job.has_model() and self.site_runs.get(SERVER) and self.site_runs[SERVER].run:
-            if backend.has_model():
-                path.unlink()
-            else:
-                print(f"W&B, job {self.job.id}: the model has not arrived; it stays in {path}", flush=True)
 
     def _set_state(self, state: str, reason: str, url: str = "") -> None:
         """Writes the writer's file, and a line on stdout when the state changes."""
@@ -259,8 +248,9 @@ class JobWriter:
         shown = clean(reason or "; ".join(site_run.note for site_run in self.site_runs.values() if site_run.note))
         runs: dict[str, dict[str, Any]] = {}
         for name, site_run in self.site_runs.items():
-            aside = {"set_aside": site_run.set_aside} if site_run.set_aside else {}
-            runs[name] = {"id": site_run.id, "delivered": site_run.confirmed, **aside}
+            runs[name] = {"id": site_run.id, "delivered": site_run.confirmed}
+            if site_run.set_aside:
+                runs[name]["set_aside"] = site_run.set_aside
         content: dict[str, object] = {"state": state, "reason": shown, "url": url or self._saved.get("url", ""), "runs": runs}
         if content != self._saved:
             save_json(self.job.writer_file, content)

@@ -31,7 +31,14 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("state", "perfect"), ("state", 5), ("reason", {"a": [1]}), ("reason", "\x1b]0;owned\x07"), ("reason", "y" * 10_000_000),
     ("job", "../../x"), ("job", "a/b"), ("job", 5), ("colour", "red"),
 ]  # fmt: skip
-IN_A_LOG = [b"not json", b"[1, 2, 3]", b'["today", 1, {"a": 1}]', b'[1, 1, "text"]', b'[1, 1, {"\\ud800": 1}]', b'[1, 1, [["a", 1]]]']
+IN_A_LOG = [
+    b"not json",
+    b"[1, 2, 3]",
+    b'["today", 1, {"a": 1}]',
+    b'[1, 1, "text"]',
+    b'[1, 1, {"\\ud800": 1}]',
+    b'[1, 1, [["a", 1]]]',
+]
 
 
 class Hostile(FLComponent):

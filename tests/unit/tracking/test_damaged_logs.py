@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multisite.tracking import frames
-from multisite.tracking.frames import HEAD, MAGIC, MAX_RECORD_BYTES, LogReader, Rest, frame
+from multisite.tracking import damage
+from multisite.tracking.damage import Rest
+from multisite.tracking.frames import HEAD, MAGIC, MAX_RECORD_BYTES, frame
+from multisite.tracking.log_reader import LogReader
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import Origin, Spool
 from tests.unit.spools import log, reported
@@ -190,8 +192,8 @@ def test_a_damaged_log_that_grows_is_searched_from_where_the_last_search_stopped
 
 def test_frames_at_the_seams_of_what_is_read_at_once_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames of every length up to the longest, with noise between them."""
-    monkeypatch.setattr(frames, "MAX_FRAME_BYTES", 300)
-    monkeypatch.setattr(frames, "CHUNK_BYTES", 700)
+    monkeypatch.setattr(damage, "MAX_FRAME_BYTES", 300)
+    monkeypatch.setattr(damage, "CHUNK_BYTES", 700)
     noise = [bytes(30), b"[" * 50, FRAME[:20], HEAD.pack(MAX_RECORD_BYTES, 0) + b"[", b"\x08\0\0\0____[]"]
     parts = [noise[n % 5] + frame(b"[" + b"x" * (n % 290 + 6) + b"]") for n in range(400)]
     path = tmp_path / "records.log"
@@ -204,7 +206,7 @@ def test_frames_at_the_seams_of_what_is_read_at_once_are_found(tmp_path: Path, m
 def test_a_rest_is_searched_no_further_than_a_limit_and_says_so(
     origin: Origin, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "SEARCHED_BYTES", 1000)
+    monkeypatch.setattr(damage, "SEARCHED_BYTES", 1000)
     log(spool, "site-1", 100).close()
     flip(origin.log, start_of(origin.log, 4) + 12)
     assert re.search(r": at least \d\d records behind it", origin.account({}).problem)
@@ -213,7 +215,7 @@ def test_a_rest_is_searched_no_further_than_a_limit_and_says_so(
 
 
 def test_what_only_looks_like_frames_is_summed_no_further_than_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "SUMMED_BYTES", 10_000)
+    monkeypatch.setattr(damage, "SUMMED_BYTES", 10_000)
     path = tmp_path / "records.log"
     path.write_bytes(MAGIC + bytes(8) + (HEAD.pack(100, 0) + b"[]" * 4) * 1000 + FRAME)
     rest = rest_of(path)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from multisite.tracking.records import LogReader, LogWriter, RecordRefused, decode, is_open
+from multisite.tracking.log_reader import LogReader
+from multisite.tracking.records import LogWriter, RecordRefused, decode, is_open
 
 FORK = multiprocessing.get_context("fork")
 SECONDS = 30

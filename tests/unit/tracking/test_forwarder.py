@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from multisite.tracking import forwarder
 from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import DONE, ROUTE, Forwarder
+from multisite.tracking.frames import MAGIC
 from multisite.tracking.intake import Intake
-from multisite.tracking.records import MAGIC, LogWriter, RecordRefused
+from multisite.tracking.records import LogWriter, RecordRefused
 from multisite.tracking.spool import Spool
 from tests.unit.metric_messages import message, records
 

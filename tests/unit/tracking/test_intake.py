@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from multisite.tracking import intake as intake_module
 from multisite.tracking.files import STATES, save_json
+from multisite.tracking.frames import MAGIC, MAX_RECORD_BYTES
 from multisite.tracking.intake import FIELDS, OPEN_LOGS, Intake, Limits
-from multisite.tracking.records import MAGIC, MAX_RECORD_BYTES
 from multisite.tracking.spool import Spool
 from multisite.tracking.sync import recent_refusals, reports
 from tests.unit.metric_messages import JOB, OTHER, SITE, SMALL, Line, any_job, descriptors, everything, message, records

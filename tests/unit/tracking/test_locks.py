@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from multisite.tracking import sync
 from multisite.tracking.delivery import Delivery
+from multisite.tracking.frames import MAGIC
 from multisite.tracking.locks import is_locked
-from multisite.tracking.records import MAGIC
 from multisite.tracking.spool import Spool
 from multisite.tracking.writer import EXIT_AGAIN, EXIT_NO_KEY
 from tests.unit.spools import log, settings

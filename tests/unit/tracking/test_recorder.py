@@ -21,8 +21,10 @@ from multisite import nvflare_patches
 from multisite.job.progress import SITE_ERROR
 from multisite.nvflare_patches import metric_log
 from multisite.tracking.files import load_json
+from multisite.tracking.frames import MAX_RECORD_BYTES
+from multisite.tracking.log_reader import LogReader
 from multisite.tracking.recorder import RECORDER, MetricsRecorder
-from multisite.tracking.records import MAX_RECORD_BYTES, LogReader, LogWriter, RecordRefused, decode
+from multisite.tracking.records import LogWriter, RecordRefused, decode
 from multisite.tracking.spool import Spool
 
 

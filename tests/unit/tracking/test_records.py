@@ -13,18 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multisite.tracking import records
-from multisite.tracking.records import (
-    MAGIC,
-    LogReader,
-    LogWriter,
-    RecordDamaged,
-    RecordRefused,
-    decode,
-    frame,
-    is_open,
-    whole_frames,
-)
+from multisite.tracking.frames import HEAD, MAGIC, MAX_RECORD_BYTES, frame, whole_frames
+from multisite.tracking.log_reader import LogReader
+from multisite.tracking.records import LogWriter, RecordDamaged, RecordRefused, decode, is_open
 
 METRICS = st.dictionaries(st.text(max_size=8), st.floats() | st.integers(-(2**40), 2**40) | st.text(max_size=5), max_size=4)
 
@@ -72,7 +63,7 @@ def test_a_crash_at_any_byte_loses_only_the_record_being_written(
     path.write_bytes(whole[:cut])
     ends = [len(MAGIC)]
     for payload in payloads:
-        ends.append(ends[-1] + records.HEAD.size + len(payload))
+        ends.append(ends[-1] + HEAD.size + len(payload))
     kept = max(0, sum(end <= cut for end in ends) - 1)
     assert read_all(path) == payloads[:kept]
     write(path, [b"after the crash"])
@@ -124,7 +115,7 @@ def test_a_copy_takes_every_record_once_whatever_is_sent_twice_or_too_early(
     copy = LogWriter(folder / "copy.log")
     starts = [len(MAGIC)]
     for payload in payloads:
-        starts.append(starts[-1] + records.HEAD.size + len(payload))
+        starts.append(starts[-1] + HEAD.size + len(payload))
     for _ in range(data.draw(st.integers(0, 10))):
         start = data.draw(st.sampled_from(starts))
         copy.extend(start, content[start : data.draw(st.sampled_from(starts))])
@@ -163,7 +154,7 @@ def test_numbers_of_numpy_are_numbers_and_what_is_no_number_is_text(path: Path) 
 def test_a_record_that_w_and_b_would_drop_for_its_size_is_refused(path: Path) -> None:
     log = LogWriter(path)
     with pytest.raises(RecordRefused, match="at most"):
-        log.log({"x": "x" * records.MAX_RECORD_BYTES}, None)
+        log.log({"x": "x" * MAX_RECORD_BYTES}, None)
     assert log.rows == 0
 
 
