@@ -10,7 +10,7 @@ from multisite.tracking.files import save_json
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER
 from tests.simulator.delivery import KEY, Site, wait_for
-from tests.wandb_backend.client import add_rows, rename_run, rows, set_faults
+from tests.wandb_backend.client import add_rows, delete_run, rename_run, rows, set_faults
 from tests.wandb_backend.server import WandbBackend
 
 
@@ -259,3 +259,17 @@ def test_counts_that_lag_repeat_no_row_when_a_writer_is_killed(site: Site) -> No
     wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
     assert site.values() == list(range(350))
     assert not site.state().run("site-1-n")["conflicts"]
+
+
+def test_a_run_that_was_deleted_in_the_page_is_named_and_the_jobs_other_site_goes_on(site: Site) -> None:
+    site.logs["site-2"] = LogWriter(site.job.origin("site-2").log)
+    site.log(20)
+    wait_for(lambda: len(site.values()) == 20)
+    delete_run(site.backend.url, "job-1-site-1")
+    site.log(20)
+    for value in range(100):
+        site.logs["site-2"].log({"other": value}, value)
+    site.end()
+    wait_for(lambda: "site-1: " in site.report()["reason"] and "run was deleted (HTTP 409" in site.report()["reason"], 180)
+    assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(100))
+    assert site.report()["sites"]["site-1"]["logged"] == 40

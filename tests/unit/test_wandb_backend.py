@@ -22,6 +22,7 @@ import pytest
 from tests.wandb_backend.client import (
     BackendState,
     config_values,
+    delete_run,
     distinct_rows,
     missing_lines,
     reset,
@@ -209,6 +210,72 @@ def test_a_resumed_run_gets_the_number_of_lines_that_are_known(url: str) -> None
     assert graphql(url, query, **where)["model"]["bucket"] is None
     send(url + STREAM, history(0, {"a": 1}, {"a": 2}))
     assert graphql(url, query, **where)["model"]["bucket"]["historyLineCount"] == 2
+
+
+RUNS = "query Runs($filters: JSONString) { project { runs { edges { node { historyLineCount historyKeys } } } } }"
+
+
+def listed(url: str) -> Any:
+    found = graphql(url, RUNS, entity="team", project="fl", filters=json.dumps({"name": {"$in": ["r1"]}}))
+    (edge,) = found["project"]["runs"]["edges"]
+    return edge["node"]
+
+
+def test_a_listing_has_the_last_value_of_every_metric_of_a_run(url: str) -> None:
+    upsert(url)
+    send(url + STREAM, history(0, {"_step": 0, "a": 1}, {"_step": 1, "a": 2, "b": 5}))
+    node = listed(url)
+    assert node["historyLineCount"] == 2
+    assert node["historyKeys"]["lastStep"] == 1
+    assert {name: keys["previousValue"] for name, keys in node["historyKeys"]["keys"].items()} == {"_step": 1, "a": 2, "b": 5}
+
+
+def test_counts_that_lag_come_later_in_a_listing_and_for_a_resume(url: str) -> None:
+    upsert(url)
+    set_faults(url, lag=0.5)
+    send(url + STREAM, history(0, {"a": 1}))
+    assert listed(url)["historyLineCount"] == 0
+    resume = "query RunResumeStatus { model { bucket { historyLineCount } } }"
+    assert graphql(url, resume, entity="team", project="fl", name="r1")["model"]["bucket"]["historyLineCount"] == 0
+    deadline = time.monotonic() + 10
+    while not listed(url)["historyLineCount"]:
+        assert time.monotonic() < deadline, "the row was never counted"
+
+
+def test_rows_of_a_resumed_run_can_be_counted_at_its_end(url: str) -> None:
+    upsert(url)
+    send(url + STREAM, history(0, {"a": 1}))
+    set_faults(url, rows_at_end=1)
+    graphql(url, "query RunResumeStatus { model }", entity="team", project="fl", name="r1")
+    send(url + STREAM, history(1, {"a": 2}))
+    assert listed(url)["historyLineCount"] == 1
+    send(url + STREAM, history(2, complete=True, exitcode=0))
+    assert listed(url)["historyLineCount"] == 2
+
+
+def test_the_id_of_a_deleted_run_can_not_be_used_again(url: str) -> None:
+    upsert(url)
+    delete_run(url, "r1")
+    body = json.dumps({"query": UPSERT, "variables": {"name": "r1", "entity": "team", "project": "fl"}}).encode()
+    assert status_of(f"{url}/graphql", body) == 409
+    assert status_of(url + STREAM, history(0, {"a": 1})) == 409
+
+
+def test_a_server_without_the_query_refuses_the_field_by_name(url: str) -> None:
+    upsert(url)
+    set_faults(url, no_query=1)
+    with pytest.raises(HTTPError) as refused:
+        listed(url)
+    assert refused.value.code == 400
+    assert "Cannot query field" in refused.value.read().decode()
+
+
+def test_a_rate_limit_says_when_it_is_over(url: str) -> None:
+    set_faults(url, graphql=429, reset=7)
+    with pytest.raises(HTTPError) as limited:
+        upsert(url)
+    assert limited.value.code == 429
+    assert limited.value.headers["RateLimit-Reset"] == limited.value.headers["Retry-After"] == "7"
 
 
 def test_an_upload_needs_no_key_and_leaves_its_size(url: str) -> None:

@@ -210,8 +210,8 @@ def _may_be_freed(job: Job, now: float) -> bool:
         return False
     accounts = job.accounts()
     return all(
-        (accounts[origin.name].closed and not accounts[origin.name].pending and not accounts[origin.name].problem)
-        or (origin.folder / DONE).exists()
+        not (account := accounts[origin.name]).problem
+        and ((account.closed and not account.pending) or (origin.folder / DONE).exists())
         for origin in origins
     )
 

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from multisite.tracking import damage
 from multisite.tracking.damage import Rest
+from multisite.tracking.delivery import sweep
+from multisite.tracking.files import save_json
+from multisite.tracking.forwarder import DONE
 from multisite.tracking.frames import HEAD, MAGIC, MAX_RECORD_BYTES, frame
 from multisite.tracking.log_reader import LogReader
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import Origin, Spool
-from tests.unit.spools import log, reported
+from tests.unit.spools import age, log, reported
 
 FRAME = frame(b'[1700000000.5,3,{"train/loss":0.25,"classes":[1,2,3]}]')
 
@@ -143,6 +146,17 @@ def test_a_second_damage_is_kept_beside_the_first(origin: Origin, spool: Spool) 
     byte = start_of(origin.log, 2)
     assert "is damaged at 2 places, the first at byte" in origin.account({}).problem
     assert byte < int(origin.account({}).problem.split(" at byte ")[1].split(":")[0])
+
+
+def test_what_was_kept_of_a_damaged_log_is_not_freed_though_the_rest_of_the_job_is_delivered(origin: Origin, spool: Spool) -> None:
+    log(spool, "site-1", 6).close()
+    flip(origin.log, start_of(origin.log, 4) + 12)
+    log(spool, "site-1", 0).close()
+    save_json(origin.folder / DONE, {"delivered": 4})
+    age(spool, 30)
+    assert sweep(spool) == []
+    origin.log.with_name("records.log.damaged").unlink()
+    assert sweep(spool) == ["job-1"]
 
 
 def test_a_damaged_log_is_not_cut_where_there_is_no_room_for_what_must_be_kept(
