@@ -99,7 +99,7 @@ def reset(base_url: str) -> None:
     _call(f"{base_url}/_stub/reset", {})
 
 
-def set_faults(base_url: str, **faults: float) -> None:
+def set_faults(base_url: str, **faults: float | str) -> None:
     """Show these faults from now on: ``graphql``, ``file_stream``, ``storage``, ``delay``, ``drop``, ... (`Faults`). None: clear."""
     _call(f"{base_url}/_stub/fault", faults)
 

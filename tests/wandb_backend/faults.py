@@ -19,7 +19,8 @@ class Faults:
 
     What W&B's maintainers say of the cloud: ``lag`` seconds pass until a row that has arrived is counted, in listings and for
     a resume; with ``rows_at_end`` the rows of a resumed run are counted when it finishes. With ``no_query`` the server takes
-    runs and has no fields to ask for them.
+    runs and has no fields to ask for them; with ``uncounted`` it has the fields, and they count no row.
+    ``run``: the status of ``file_stream`` is for this run alone.
     """
 
     graphql: int = 0
@@ -32,6 +33,8 @@ class Faults:
     lag: float = 0.0
     rows_at_end: bool = False
     no_query: bool = False
+    uncounted: bool = False
+    run: str = ""
 
     @classmethod
     def from_json(cls, order: JsonObject) -> Faults:
@@ -46,9 +49,11 @@ class Faults:
         for name, seconds in times.items():
             if not 0 <= seconds <= MAX_DELAY_S:
                 raise ValueError(f"{name} lies between 0 and {MAX_DELAY_S:.0f} seconds")
-        switches = {name: bool(order.get(name)) for name in ("drop", "rows_at_end", "no_query")}
-        return cls(**statuses, **times, **switches, reset=int(order.get("reset") or 0))
+        switches = {name: bool(order.get(name)) for name in ("drop", "rows_at_end", "no_query", "uncounted")}
+        return cls(**statuses, **times, **switches, reset=int(order.get("reset") or 0), run=str(order.get("run") or ""))
 
-    def status_for(self, kind: str) -> int:
+    def status_for(self, kind: str, path: str) -> int:
         """The injected status for a kind of request, or 0."""
+        if kind == "file_stream" and self.run and f"/{self.run}/" not in path:
+            return 0
         return {"graphql": self.graphql, "file_stream": self.file_stream, "storage": self.storage}[kind]

@@ -171,7 +171,7 @@ def _runs(call: Call) -> JsonObject:
 
 
 def _listed(call: Call, run: RunRecord) -> JsonObject:
-    lines = call.counted(run)
+    lines = 0 if call.faults.uncounted else call.counted(run)
     heavy: JsonObject = {}
     if "historyKeys" in call.query:
         heavy = {"config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary or {}), "systemMetrics": "{}"}

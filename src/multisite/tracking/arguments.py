@@ -18,6 +18,7 @@ NOTES_CHARACTERS = 10_000
 CONFIG_BYTES, CONFIG_DEPTH = 64 * 1024, 20
 AXES, AXIS_CHARACTERS = 100, 256
 WAIT_SECONDS = 3600.0
+ENDED = ("", "completed", "failed", "aborted")
 NOT_IN_A_PROJECT = frozenset("/\\#?%:")  # W&B's rule; a `/` would name another entity
 
 
@@ -174,6 +175,7 @@ def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
     """The content of `job.json`, as `job_settings` makes it.
 
     `attempt` counts the NVFlare jobs that one job took, from 1. It is 0 for a job from before rows carried their numbers.
+    `ended` is empty until the job has ended.
 
     Raises:
         ArgumentRefused: it is anything else.
@@ -188,8 +190,12 @@ def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
     job = content.get("job", "")
     if not isinstance(job, str) or (job and not NAME.fullmatch(job)):
         raise ArgumentRefused("job must be a job's id")
+    ended = content.get("ended", "")
+    if ended not in ENDED:
+        raise ArgumentRefused(f"ended must be one of {', '.join(ENDED[1:])}, or empty")
     return {
         "job": job,
+        "ended": ended,
         "attempt": whole(content, "attempt") if "attempt" in content else 0,
         "wandb": checked_wandb_args(content["wandb"]),
         "axes": checked_axes(content.get("axes", {})),

@@ -23,16 +23,17 @@ from multisite.text import clean
 from multisite.tracking.arguments import checked_axes, checked_wandb_args
 from multisite.tracking.records import Record, RecordDamaged
 from multisite.tracking.spool import Account
-from multisite.tracking.troubles import Refusal, refusal
+from multisite.tracking.troubles import Refusal, has_no_such_field, refusal
 
 STEP = "step"
 API_SECONDS = 20
 INIT_SECONDS = 20
-FINISH_SECONDS = 25
+FINISH_SECONDS = 25.0
 TRANSMIT_SECONDS = 5.0
 INTERVAL = "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"
 NUMBER, ATTEMPT = "records/number", "records/attempt"
 SET_ASIDE = "records/set_aside"
+DELIVERED = "records/delivered"
 NAMES_CHARACTERS = 1_000_000  # of all metrics' names of one run together: W&B's client keeps every one in memory
 RESERVED = ("_step", "_timestamp", "_runtime", "_wandb", NUMBER, ATTEMPT)
 SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")  # of an agent that this process runs under: `wandb.init` would ignore our ids
@@ -48,7 +49,7 @@ QUIET: dict[str, Any] = {
     "x_save_requirements": False,
     "x_skip_transaction_log": True,
     "init_timeout": INIT_SECONDS,
-    "finish_timeout": FINISH_SECONDS,
+    "finish_timeout_raises": True,
 }
 
 
@@ -59,11 +60,13 @@ class Place:
     Attributes:
         lines: history rows, whoever sent them.
         attempt, number: of the last row of ours; 0 if there is none.
+        ended_with: rows of ours that the summary of a finished run says it has.
     """
 
     lines: int = 0
     attempt: int = 0
     number: int = 0
+    ended_with: int = 0
 
 
 def run_id(job: str, site: str) -> str:
@@ -117,6 +120,7 @@ class Run:
         self._names: set[str] = set()
         self._characters = 0
         self.id: str = run.id
+        self.rows_before: int = run.starting_step  # as the backend said when it was opened
         for name in (NUMBER, ATTEMPT):
             run.define_metric(name, hidden=True, step_sync=False)
         for pattern, axis in axes.items():
@@ -170,16 +174,24 @@ class Run:
         artifact.add_file(str(path))
         self._run.log_artifact(artifact)
 
-    def finish(self, account: Account, sent: int) -> None:
-        """Puts the account into the summary and ends the run; waits FINISH_SECONDS at most.
+    def finish(self, account: Account, sent: int, exit_code: int) -> None:
+        """Puts the account into the summary and ends the run.
 
         The summary travels behind the rows in one stream: where it has arrived, so have they.
+
+        Args:
+            account: the site's.
+            sent: rows.
+            exit_code: 0, or the run is shown as failed.
+
+        Raises:
+            TimeoutError: not everything was sent in time.
         """
         counts = {"logged": account.logged, "received": account.received, "delivered": sent, "refused": account.refused}
         counts["set_aside"] = account.set_aside
         counts["pending"] = max(0, account.logged - sent)
         self._run.summary.update({f"records/{name}": value for name, value in counts.items()})
-        self._run.finish()
+        self._run.finish(exit_code)
 
 
 class Backend:
@@ -213,6 +225,8 @@ class Backend:
         self._settings = with_operator_settings(arguments)
         self.url = os.environ.get("WANDB_BASE_URL", "").strip().rstrip("/")
         self.host = self.url or "W&B"
+        self.can_be_asked = True  # what it has; one that counted nothing so far may not be
+        self._has_counted = False
         folder.mkdir(parents=True, exist_ok=True)
         overrides = {"base_url": self.url} if self.url else {}
         try:
@@ -225,23 +239,34 @@ class Backend:
         return refusal(self.host, error)
 
     def places(self, sites: Sequence[str]) -> dict[str, Place]:
-        """What the backend has of each site's run, of those runs that it knows.
+        """What the backend has of each site's run, of those runs that it knows. Nothing where it can't be asked.
 
         Raises:
             Refusal: it does not answer.
         """
+        if not self.can_be_asked:
+            return {}
         by_id = {run_id(self._job, site): site for site in sites}
         path = f"{self.entity}/{self._settings.get('project') or 'uncategorized'}"
         try:
             self._api.flush()  # it remembers answers
             found = self._api.runs(path, filters={"name": {"$in": list(by_id)}}, per_page=100, include_sweeps=False, lazy=False)
-            return {by_id[run.id]: _place(run) for run in found if run.id in by_id}
+            places = {by_id[run.id]: _place(run) for run in found if run.id in by_id}
+            self._has_counted |= any(place.lines for place in places.values())
+            return places
         except ValueError as error:
             if "not find project" in str(error):  # made with its first run
                 return {}
             raise self._refusal(error) from None
         except Exception as error:  # as above
+            if not self._has_counted and has_no_such_field(error):
+                self.can_be_asked = False
+                return {}
             raise self._refusal(error) from None
+
+    def counts_nothing(self, place: Place, sent: int) -> bool:
+        """Whether it has a finished run with all `sent` rows, by that run's summary, and counts no row of any run."""
+        return not self._has_counted and place.ended_with == sent
 
     def records_in(self, place: Place) -> int:
         """How many of a site's records of this attempt the backend has. Before rows carried their number, record n was line n."""
@@ -257,12 +282,13 @@ class Backend:
         except Exception as error:  # as above
             raise self._refusal(error) from None
 
-    def open(self, site: str, known: bool = False) -> Run:
+    def open(self, site: str, known: bool = False, finish_seconds: float = FINISH_SECONDS) -> Run:
         """The run of `site`, new or continued.
 
         Args:
             site: whose.
             known: the backend has this run already: it keeps the name that somebody may have given it.
+            finish_seconds: how long its finish may take.
 
         Raises:
             Refusal: the backend did not accept it.
@@ -278,7 +304,7 @@ class Backend:
             "dir": str(self._folder),
             "mode": "online",
             "reinit": "create_new",
-            "settings": self._sdk_settings(),
+            "settings": self._sdk_settings(finish_seconds),
         }
         try:
             run = wandb.init(**arguments)
@@ -286,8 +312,9 @@ class Backend:
         except Exception as error:  # as above
             raise self._refusal(error) from None
 
-    def _sdk_settings(self) -> wandb.Settings:
-        settings = {**QUIET, "api_key": self._key, "x_file_stream_transmit_interval": self._interval}
+    def _sdk_settings(self, finish_seconds: float) -> wandb.Settings:
+        settings = {**QUIET, "api_key": self._key, "finish_timeout": finish_seconds}
+        settings["x_file_stream_transmit_interval"] = self._interval
         if self.url:
             settings["base_url"] = self.url
         return wandb.Settings(**settings)
@@ -298,4 +325,5 @@ def _place(run: Any) -> Place:
     keys = (run.history_keys or {}).get("keys", {})
     values = [keys.get(name, {}).get("previousValue") for name in (ATTEMPT, NUMBER)]
     attempt, number = (int(value) if isinstance(value, (int, float)) else 0 for value in values)
-    return Place(int(run.historyLineCount or 0), attempt, number)
+    ended_with = run.summary.get(DELIVERED)
+    return Place(int(run.historyLineCount or 0), attempt, number, ended_with if isinstance(ended_with, int) else 0)

@@ -148,11 +148,12 @@ class Delivery:
         threading.Thread(target=_log_output, args=(writer.process,), daemon=True, name=f"writer-{writer.job.id}").start()
 
     def _is_due(self, writer: WriterProcess) -> bool:
-        """Whether rows wait here that are not delivered."""
+        """Whether rows, or a model, wait here that are not delivered."""
         origins = writer.job.origins()
         writer.signature = writer.job.signature()
         delivered = writer.job.delivered()
         writer.settled = all(origin.rows() <= delivered.get(origin.name, 0) for origin in origins)
+        writer.settled &= not (origins and writer.job.has_model() and writer.job.is_over())
         return not writer.settled
 
     @staticmethod
@@ -203,7 +204,7 @@ def sweep(spool: Spool, now: float | None = None) -> list[str]:
 def _may_be_freed(job: Job, now: float) -> bool:
     """Whether every record is delivered, and nothing has changed for `keep_days`."""
     origins = job.origins()
-    if not origins or not job.is_over():
+    if not origins or not job.is_over() or job.has_model():
         return False
     newest = max(path.stat().st_mtime for path in job.folder.rglob("*") if path.is_file())
     if now - newest < keep_days() * DAY:

@@ -123,7 +123,7 @@ def site_status(content: dict[str, Any], most: int = COUNT) -> dict[str, Any]:
 
 
 def writer_status(content: dict[str, Any]) -> dict[str, Any]:
-    """`writer.json`: `state`, `reason`, `url`, and `runs`: by site `id`, `delivered`, and `set_aside` where records were.
+    """`writer.json`: `state`, `reason`, `url`, and `runs`: by site `id`, `delivered`, and, where there are any, `set_aside` and `unconfirmed`.
 
     Raises:
         Damaged: it is no such thing.
@@ -136,6 +136,8 @@ def writer_status(content: dict[str, Any]) -> dict[str, Any]:
         if not NAME.fullmatch(site) or not isinstance(run, dict):
             raise Damaged("runs must be an object of sites")
         checked[site] = {"id": clean(str(run.get("id", ""))), "delivered": whole(run, "delivered")}
+        if "unconfirmed" in run:
+            checked[site]["unconfirmed"] = whole(run, "unconfirmed")
         if "set_aside" in run:
             checked[site]["set_aside"] = set_aside_summary(run["set_aside"])
     return {**state_and_reason(content), "url": clean(url), "runs": checked}

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from multisite.tracking.backend import Backend, Run
+from multisite.text import clean
+from multisite.tracking.backend import FINISH_SECONDS, Backend, Run
 from multisite.tracking.spool import Job
+from multisite.tracking.troubles import Refusal
+
+BYTES_PER_SECOND = 1e6  # of a link that a model's upload has time for
+LONGEST_SECONDS = 500.0
+
+
+def finish_seconds(job: Job) -> float:
+    """How long a run's finish may take that has the model to upload."""
+    size = job.model_file.stat().st_size if job.has_model() else 0
+    return min(FINISH_SECONDS + size / BYTES_PER_SECOND, LONGEST_SECONDS)
 
 
 def add_model(job: Job, run: Run) -> None:
@@ -16,15 +27,19 @@ def add_model(job: Job, run: Run) -> None:
         print(f"W&B, job {job.id}: the model was not uploaded ({type(error).__name__}: {error})", flush=True)
 
 
-def check_model(job: Job, backend: Backend) -> None:
-    """Deletes the file when the backend has it; else it stays in the job's folder.
+def missing_model(job: Job, backend: Backend) -> str:
+    """Deletes the file when the backend has it; else it stays in the job's folder, for the next try.
 
-    Raises:
-        Refusal: the backend does not answer.
+    Returns:
+        What is said where it has not arrived; empty otherwise.
     """
     if not job.has_model():
-        return
-    if backend.has_model():
-        job.model_file.unlink()
-    else:
-        print(f"W&B, job {job.id}: the model has not arrived; it stays in {job.model_file}", flush=True)
+        return ""
+    try:
+        if backend.has_model():
+            job.model_file.unlink()
+            return ""
+        why = f"{backend.host} does not have it"
+    except Refusal as refusal:
+        why = str(refusal)
+    return clean(f"the model is not uploaded ({why}); it is tried again for ten minutes, then at make sync")

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import Timeout
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
@@ -25,7 +26,7 @@ from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import save_json
 from multisite.tracking.locks import is_locked
 from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, root
+from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, note_end, root
 
 MODELS = "models"  # the folder of a run that the job's persistor writes
 AXES = {"round": "round", "global/*": "round", "sites/*": "round"}
@@ -89,7 +90,7 @@ class WandbReceiver(Widget):
         elif event_type == InfoCollector.EVENT_TYPE_GET_STATS and self._job is not None:
             fl_ctx.get_prop(InfoCollector.CTX_KEY_STATS_COLLECTOR).set_info(STATS_GROUP, self._job.report())
         elif event_type == EventType.END_RUN and self._job is not None:
-            self._end()
+            self._end(how_it_ended(fl_ctx))
 
     def _start(self, fl_ctx: FLContext) -> None:
         engine = fl_ctx.get_engine()
@@ -144,12 +145,13 @@ class WandbReceiver(Widget):
         except RecordRefused as refused:
             self.logger.error(f"the server's own metrics are refused: {refused}")
 
-    def _end(self) -> None:
+    def _end(self, ended: str) -> None:
         assert self._job is not None
         with self._lock:
             self._flush()
         self._keep_model()
         if self._log is not None:
+            note_end(self._job, ended, self.logger)
             self._log.close()
             self._log = None
         report = self._wait()
@@ -183,6 +185,14 @@ class WandbReceiver(Widget):
             if settled and (closed or waited > CLOSE_SECONDS):
                 return report
             time.sleep(POLL_SECONDS)
+
+
+def how_it_ended(fl_ctx: FLContext) -> str:
+    """How the job ended on the server, at END_RUN: one of `arguments.ENDED`."""
+    if fl_ctx.get_prop(FLContextKey.FATAL_SYSTEM_ERROR):
+        return "failed"
+    abort = fl_ctx.get_run_abort_signal()
+    return "aborted" if abort is not None and abort.triggered else "completed"
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

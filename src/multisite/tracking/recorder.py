@@ -23,7 +23,7 @@ from multisite.tracking.files import read_json, refused_count, save_json
 from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.locks import is_locked
 from multisite.tracking.records import LogWriter, RecordRefused, RecordTooLong
-from multisite.tracking.spool import Origin, Spool, job_name, root
+from multisite.tracking.spool import Job, Origin, Spool, job_name, note_end, root
 from multisite.tracking.values import plain_metrics
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
@@ -63,6 +63,7 @@ class MetricsRecorder(Widget):
         self._origin: Origin | None = None
         self._log: LogWriter | None = None
         self._lock = threading.Lock()
+        self._ended = "completed"
         self._refused = 0
         self._named: set[str] = set()
         self._logged_at = 0.0
@@ -74,8 +75,16 @@ class MetricsRecorder(Widget):
             self._start(fl_ctx)
         elif event_type == ANALYTIC_EVENT_TYPE:
             self._take_event(fl_ctx)
+        elif event_type == EventType.FATAL_SYSTEM_ERROR:
+            self._ended = "failed"
+        elif (
+            event_type == EventType.ABORT_TASK and fl_ctx.get_prop(FLContextKey.RUN_ABORT_REQUESTED) and self._ended == "completed"
+        ):
+            self._ended = "aborted"
         elif event_type == EventType.END_RUN:
             DataBus().put_data(RECORDER + self._site, None)
+            if self.wandb_args is not None and self._origin is not None:
+                note_end(Job(self._origin.folder.parent), self._ended, self.logger)
             if self._log is not None:
                 self._log.close()
                 self._log = None

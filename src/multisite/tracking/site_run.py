@@ -4,34 +4,69 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from multisite.text import clean
 from multisite.tracking.backend import Place, Run
 from multisite.tracking.log_reader import LogReader
 from multisite.tracking.records import RecordDamaged, decode
-from multisite.tracking.spool import Origin
+from multisite.tracking.spool import Account, Origin
 from multisite.tracking.troubles import Refusal
+
+RETRY_SECONDS = (30.0, 300.0)  # until a run in trouble is tried again: a try takes 20 s, of every site of the job
 
 
 class SiteRun:
-    """A site's log, as far as it is read, its run, and what is wrong with them."""
+    """A site's log, as far as it is read, its run, and what is wrong with them.
 
-    def __init__(self, origin: Origin) -> None:
+    Attributes:
+        run: while it is open.
+        id: of the run that is open, or that a writer before this one had open: its last rows may still be under way.
+        confirmed: rows that the backend has.
+        unconfirmed: of these, the ones of which only the client says so: the backend can't be asked.
+        set_aside: see `files.set_aside_summary`; empty while no record was.
+        trouble: why there is no run, or none that takes rows.
+        closing: the run's finish, until it is clear what has arrived.
+        reopens: the run is wanted, also where nothing is unread.
+        progress: when the backend had more rows last, or all of them.
+        seen: what the backend has, and since when.
+    """
+
+    def __init__(self, origin: Origin, known: Mapping[str, Any] | None = None, done: bool = False) -> None:
+        """
+        Args:
+            origin: the log.
+            known: of `files.writer_status`, what the writer before this one wrote of the site.
+            done: nothing of it is under way.
+        """
         self.origin = origin
         self.reader = LogReader(origin.log)
         self.run: Run | None = None
-        self.confirmed = 0
-        self.set_aside: dict[str, Any] = {}  # see `files.set_aside_summary`; empty while no record was
-        self.trouble: Refusal | None = None  # why there is no run
+        known = known or {}
+        self.id: str = "" if done else known.get("id", "")
+        self.confirmed: int = known.get("delivered", 0)
+        self.unconfirmed: int = known.get("unconfirmed", 0)
+        self.set_aside: dict[str, Any] = known.get("set_aside", {})
+        self.trouble: Refusal | None = None
         self.retry_at, self.pause = 0.0, 0.0
-        self.id = ""  # of the run that is open, or that a writer before this one had open: its last rows may still be under way
-        self.seen: tuple[Place, float] | None = None  # what the backend has, and since when
+        self.closing: Future[None] | None = None
+        self.closed_at = 0.0
+        self.reopens = False
+        self.opened_with = 0  # rows that were confirmed when it was opened
+        self.progress = time.monotonic()
+        self.seen: tuple[Place, float] | None = None
 
     @property
     def outstanding(self) -> int:
         """Rows sent and not confirmed."""
-        return self.reader.rows - self.confirmed if self.run else 0
+        return max(0, self.reader.rows - self.confirmed)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it needs a run."""
+        return self.reopens or self.reader.unread > 0
 
     @property
     def note(self) -> str:
@@ -44,14 +79,53 @@ class SiteRun:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it has a run, or will have one when the rows of the writer before this one have arrived."""
-        return self.run is not None or (bool(self.id) and not self.trouble)
+        """Whether it has a run, or will have one when the rows that are under way have arrived."""
+        return self.run is not None or self.closing is not None or (bool(self.id) and not self.trouble)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its part of `writer.json`."""
+        content: dict[str, Any] = {"id": self.id, "delivered": self.confirmed}
+        if self.unconfirmed:
+            content["unconfirmed"] = self.unconfirmed
+        if self.set_aside:
+            content["set_aside"] = self.set_aside
+        return content
 
     def stands_still(self, place: Place, seconds: float) -> bool:
         """Whether the backend has had `place`, and nothing more, for so long. Asked again and again."""
         if self.seen is None or self.seen[0] != place:
             self.seen = place, time.monotonic()
         return time.monotonic() - self.seen[1] >= seconds
+
+    def opened(self, run: Run, rows: int) -> None:
+        """Goes on with `run`, which has `rows` rows."""
+        self.reader = LogReader(self.origin.log)
+        self.reader.skip(rows)
+        self.run, self.id, self.trouble, self.reopens = run, run.id, None, False
+        self.confirmed = self.opened_with = rows
+        self.progress = time.monotonic()
+
+    def wait_by_itself(self, trouble: Refusal) -> None:
+        """Has no run for a time: twice as long as the last time, unless rows have arrived since."""
+        self.pause = min(max(2 * self.pause, RETRY_SECONDS[0]), RETRY_SECONDS[1])
+        if self.confirmed > self.opened_with:
+            self.pause = 0.0
+        self.trouble, self.retry_at = trouble, time.monotonic() + self.pause
+        self.reader = LogReader(self.origin.log)
+
+    def close(self, pool: Executor, account: Account, exit_code: int) -> None:
+        """Begins to finish the run: what it holds is sent, then the backend counts everything."""
+        assert self.run is not None
+        self.closing = pool.submit(self.run.finish, account, self.reader.rows, exit_code)
+        self.run, self.closed_at = None, 0.0
+
+    def count(self, place: Place, rows: int) -> bool:
+        """Takes what the backend has. Returns whether it is more than before."""
+        self.stands_still(place, 0)
+        if rows <= self.confirmed:
+            return False
+        self.confirmed, self.progress = min(rows, self.reader.rows), time.monotonic()
+        return True
 
     def send_batch(self, max_bytes: int) -> int:
         """Sends the next records of about `max_bytes` together. Returns how many; 0 when there is none, or the run takes no more."""
@@ -63,6 +137,7 @@ class SiteRun:
                 self._send(payload, number)
             except Refusal as refusal:  # this process has the run open, and can't open it again: the next writer goes on
                 self.run, self.trouble, self.retry_at = None, refusal, math.inf
+                self.reader = LogReader(self.origin.log)
                 return 0
         return len(payloads)
 

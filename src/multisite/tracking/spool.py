@@ -19,6 +19,7 @@ is set aside: its site or job is reported with the reason, and every other goes 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -31,8 +32,10 @@ from multisite.tracking.files import (
     changed_at,
     checked_name,
     folders,
+    load_json,
     read_json,
     refused_count,
+    save_json,
     site_status,
     size_of,
     writer_status,
@@ -43,6 +46,7 @@ from multisite.tracking.records import is_open
 ROOT_VARIABLE = "MULTISITE_SPOOL"
 JOB_VARIABLE = "MULTISITE_JOB"
 SERVER = "server"
+EXIT_CODES = {"completed": 0, "failed": 1, "": 1, "aborted": 255}  # 255: W&B shows the run as killed
 BLOCKED = ("offline", "refused", "unreachable", "misconfigured")  # states in which a writer delivers nothing until somebody acts
 
 
@@ -67,6 +71,7 @@ class Account:
         refused: not taken: the site's disk was full, or the value is no metric.
         closed: the site logs no more.
         set_aside: of the delivered ones, those that could not be sent: a row marks the place of each.
+        unconfirmed: of the delivered ones, those of which only W&B's client says so: the backend can't be asked.
         problem: what is wrong with the files that these numbers come from.
     """
 
@@ -76,6 +81,7 @@ class Account:
     refused: int = 0
     closed: bool = False
     set_aside: int = 0
+    unconfirmed: int = 0
     problem: str = ""
 
     @property
@@ -128,21 +134,23 @@ class Origin:
         return self.counted()[0]
 
     def account(self, run: dict[str, Any]) -> Account:
-        """The account, if the writer reports `run` of this site: `delivered` and `set_aside`, both of which may be absent."""
+        """The account, if the writer reports `run` of this site (`files.writer_status`), which may be empty."""
         delivered, aside = int(run.get("delivered", 0)), int(run.get("set_aside", {}).get("count", 0))
+        sent = int(run.get("unconfirmed", 0))
         status, problem = read_json(self.site_json, site_status)
         try:
             rows, damage = self.counted()
             if not status:
                 refused, damaged = read_json(self.refused, refused_count)
                 problems = "; ".join(part for part in (damage, problem or damaged) if part)
-                return Account(rows, rows, min(delivered, rows), refused.get("count", 0), not is_open(self.log), aside, problems)
+                count, closed = refused.get("count", 0), not is_open(self.log)
+                return Account(rows, rows, min(delivered, rows), count, closed, aside, sent, problems)
         except OSError as error:
             return Account(problem=f"{self.log.name} can't be read: {error.strerror}")
         if not status["forwards"]:
             return Account(status["logged"], status["logged"], status["delivered"], status["refused"], status["closed"])
         logged = max(rows, status["logged"])
-        return Account(logged, rows, min(delivered, rows), status["refused"], status["closed"], aside, damage)
+        return Account(logged, rows, min(delivered, rows), status["refused"], status["closed"], aside, sent, damage)
 
 
 @dataclass
@@ -190,7 +198,7 @@ class Job:
         return read_json(self.writer_file, writer_status)[0]
 
     def runs(self) -> dict[str, dict[str, Any]]:
-        """What the writer reports of each site's run: `id`, `delivered`, and `set_aside` where records were."""
+        """What the writer reports of each site's run, see `files.writer_status`."""
         return dict(self.writer_status().get("runs", {}))
 
     def origins(self) -> list[Origin]:
@@ -226,6 +234,11 @@ class Job:
         owner = self.settings.get("owner", "")
         return not (owner and is_open(self.origin(owner).log))
 
+    def exit_code(self) -> int:
+        """How the job ended, as an exit status. A job that left no word died. One from before jobs left it is taken for completed."""
+        settings = self.settings
+        return EXIT_CODES[settings.get("ended", "")] if settings.get("attempt") else 0
+
     def report(self) -> dict[str, Any]:
         """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all, `problems` of files set aside."""
         accounts = self.accounts()
@@ -252,6 +265,16 @@ class Job:
         noted = [(site, status) for site, status in statuses if status.get("reason")]
         site, status = [*trouble, *noted, *statuses, ("", {})][0]
         return {"state": status.get("state", ""), "reason": f"{site}: {status['reason']}" if status.get("reason") else ""}
+
+
+def note_end(job: Job, ended: str, log: logging.Logger) -> None:
+    """Writes into a job's settings how it ended, before its log is closed. On a full disk only the log says so."""
+    settings = load_json(job.settings_file)
+    try:
+        if settings:
+            save_json(job.settings_file, {**settings, "ended": ended})
+    except OSError as error:
+        log.error(f"how the job ended is not known to W&B: {job.settings_file}: {error.strerror}")
 
 
 @dataclass

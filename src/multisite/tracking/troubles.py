@@ -62,3 +62,8 @@ def refusal(host: str, error: Exception) -> Refusal:
     if status:
         return Refusal("unreachable", f"{host} answers HTTP {status} ({text})")
     return Refusal("unreachable", f"{host} does not answer, or not as expected; not classified: {type(error).__name__}: {text}")
+
+
+def has_no_such_field(error: Exception) -> bool:
+    """Whether a server does not know what it was asked (GraphQL's own wording), or has no such query at all."""
+    return http_status(error) in (405, 501) or "Cannot query field" in str(error)

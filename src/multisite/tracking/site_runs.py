@@ -1,0 +1,192 @@
+"""The runs of one job's sites at the backend: opened, asked what they have, finished and opened again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from multisite.tracking.backend import FINISH_SECONDS, Backend, Place
+from multisite.tracking.model_upload import finish_seconds
+from multisite.tracking.site_run import SiteRun
+from multisite.tracking.spool import Job
+from multisite.tracking.troubles import Refusal
+
+WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory; every site has an equal share
+CONFIRM_SECONDS = 5.0
+STALL_SECONDS = 30.0
+STILL_SECONDS = 12.0  # W&B counts rows up to 10 s late: so long a count must stand still, and the end waits for it at most
+LOOK_SECONDS = 1.0  # between two looks at such a count
+CLOSING_RUNS = 16  # at a time
+
+
+class SiteRuns:
+    """Every site's run of one job. One that can't be opened, or stands still, waits by itself: the others go on."""
+
+    def __init__(self, job: Job, changed: Callable[[], None]) -> None:
+        """
+        Args:
+            job: whose.
+            changed: writes the writer's file: before a row is sent, and before the backend may confirm one, that the next writer must
+                know of.
+        """
+        self._job = job
+        self._changed = changed
+        self._pool = ThreadPoolExecutor(max_workers=CLOSING_RUNS)
+        self._asked_at = 0.0
+        self.trouble: Refusal | None = None  # why the backend did not answer when it was asked last what it has
+        status = job.writer_status()
+        done = status.get("state") == "done"
+        self.by_site = {site: SiteRun(job.origin(site), run, done) for site, run in status.get("runs", {}).items()}
+
+    def of(self, site: str) -> SiteRun:
+        """One site's."""
+        return self.by_site.setdefault(site, SiteRun(self._job.origin(site)))
+
+    @property
+    def share(self) -> int:
+        """Rows of one site that may be on their way."""
+        return WINDOW_ROWS // len(self.by_site)
+
+    @property
+    def outstanding(self) -> int:
+        """Rows of all sites that were sent and are not confirmed."""
+        return sum(site_run.outstanding for site_run in self.by_site.values())
+
+    def closing(self) -> list[SiteRun]:
+        """The ones that are being finished."""
+        return [site_run for site_run in self.by_site.values() if site_run.closing]
+
+    def unsettled(self) -> bool:
+        """Whether a site's log has more, or its run is being closed; without those in trouble."""
+        site_runs = [self.of(origin.name) for origin in self._job.origins()]
+        return any(site_run.closing or (site_run.waiting and not site_run.trouble) for site_run in site_runs)
+
+    def troubled(self) -> SiteRun | None:
+        """The first one in trouble."""
+        return next((site_run for site_run in self.by_site.values() if site_run.trouble), None)
+
+    def check_goes_on(self) -> None:
+        """
+        Raises:
+            Refusal: sites are in trouble, and none goes on.
+        """
+        troubled = self.troubled()
+        if troubled is not None and not any(site_run.goes_on for site_run in self.by_site.values()):
+            assert troubled.trouble is not None
+            raise troubled.trouble
+
+    def note(self, site_run: SiteRun, again: bool = False) -> None:
+        """Writes what is wrong with a site; says it the first time."""
+        if not again:
+            print(f"W&B, job {self._job.id}: {site_run.note}", flush=True)
+        self._changed()
+
+    def has_run(self, backend: Backend, site_run: SiteRun) -> bool:
+        """Whether the site's run is open, or could be opened. One that can't be is tried again after a pause.
+
+        Raises:
+            Refusal: the backend does not answer.
+        """
+        if site_run.run is not None:
+            return True
+        if site_run.closing is not None or time.monotonic() < site_run.retry_at:
+            return False
+        name = site_run.origin.name
+        known = backend.places([name])
+        place = known.get(name, Place())
+        if site_run.id and not site_run.stands_still(place, STILL_SECONDS):
+            site_run.retry_at = time.monotonic() + LOOK_SECONDS
+            return False
+        try:
+            self._open(backend, site_run, place, known=name in known)
+        except Refusal as refusal:
+            again = str(refusal) == str(site_run.trouble)
+            site_run.wait_by_itself(refusal)
+            self.note(site_run, again)
+            return False
+        self._changed()
+        return True
+
+    def _open(self, backend: Backend, site_run: SiteRun, place: Place, known: bool) -> None:
+        name, rows = site_run.origin.name, backend.records_in(place)
+        asked = backend.can_be_asked and not site_run.unconfirmed
+        if asked and known and rows < site_run.confirmed:
+            raise Refusal("connecting", f"{backend.host} has {rows} rows of {name}, fewer than it confirmed")
+        # a run that is opened for the model alone has the time that its size needs
+        seconds = finish_seconds(self._job) if site_run.reopens else FINISH_SECONDS
+        run = backend.open(name, known or bool(site_run.id), seconds)
+        if not asked or (site_run.id and not place.lines):  # then the backend's answer to the client is all that there is
+            rows = site_run.unconfirmed = max(rows, site_run.confirmed, run.rows_before)
+        site_run.opened(run, rows)
+
+    def ask(self, backend: Backend) -> bool:
+        """Asks the backend what it has, now and then. Returns whether that was more than before."""
+        hurry = self.outstanding >= WINDOW_ROWS or self.closing()
+        if not self.outstanding or time.monotonic() - self._asked_at < (LOOK_SECONDS if hurry else CONFIRM_SECONDS):
+            return False
+        self._asked_at = time.monotonic()
+        asked = [site for site, site_run in self.by_site.items() if site_run.run or site_run.closing]
+        try:
+            places = backend.places(asked)
+        except Refusal as refusal:
+            self.trouble = refusal
+            return False
+        self.trouble = None
+        more = [self.by_site[site].count(place, backend.records_in(place)) for site, place in places.items()]
+        self._changed()
+        return any(more)
+
+    def close_stalled(self, backend: Backend) -> None:
+        """Closes the runs that stand still; where the backend can't be asked, those whose part of the window is full."""
+        now = time.monotonic()
+        for site_run in self.by_site.values():
+            if not site_run.outstanding:
+                site_run.progress = now
+            elif site_run.run is None:
+                continue
+            elif not backend.can_be_asked:
+                if site_run.outstanding >= self.share:
+                    self.close(site_run, 0)
+            elif now - site_run.progress > STALL_SECONDS:
+                site_run.trouble = Refusal("stalled", f"{backend.host} has confirmed no row for {STALL_SECONDS:.0f} s")
+                self.close(site_run, 0)
+                self.note(site_run)
+
+    def stalled(self) -> Refusal | None:
+        """Why nothing moves; None while rows of any site may be confirmed."""
+        troubles = [site_run.trouble for site_run in self.closing() if site_run.trouble]
+        moving = any(site_run.run and site_run.outstanding for site_run in self.by_site.values())
+        return troubles[0] if troubles and not moving else None
+
+    def close(self, site_run: SiteRun, exit_code: int) -> None:
+        """Begins to finish a run, with the account in its summary."""
+        site_run.close(self._pool, self._job.accounts()[site_run.origin.name], exit_code)
+
+    def take_closed(self, backend: Backend) -> None:
+        """Looks after the runs that are being closed: of each it becomes clear what has arrived, or that not all has in time."""
+        for site_run in self.closing():
+            assert site_run.closing is not None
+            if not site_run.closing.done():
+                continue
+            site_run.closed_at = site_run.closed_at or time.monotonic()
+            late = time.monotonic() - site_run.closed_at > STILL_SECONDS
+            if site_run.closing.exception() is None:  # it finished in time
+                self._believe(backend, site_run, late)
+            if not site_run.outstanding:
+                site_run.trouble, site_run.retry_at = None, 0.0
+            elif late:
+                site_run.wait_by_itself(site_run.trouble or Refusal("stalled", f"{backend.host} has not confirmed every row"))
+            else:
+                continue
+            site_run.closing, site_run.reopens = None, True
+            self._changed()
+
+    @staticmethod
+    def _believe(backend: Backend, site_run: SiteRun, late: bool) -> None:
+        """Takes the client's word for the rows where the backend can't be asked, or counts nothing."""
+        sent = site_run.reader.rows
+        if site_run.outstanding and late and site_run.seen and backend.counts_nothing(site_run.seen[0], sent):
+            backend.can_be_asked = False
+        if not backend.can_be_asked:
+            site_run.confirmed = site_run.unconfirmed = sent

@@ -1,0 +1,112 @@
+"""The W&B writer with the real client against backends that stand still, count late, can't be asked, or take no model."""
+
+from __future__ import annotations
+
+import pytest
+
+from multisite.tracking.files import load_json, save_json
+from multisite.tracking.records import LogWriter
+from multisite.tracking.spool import SERVER
+from tests.simulator.delivery import Site, wait_for
+from tests.wandb_backend.client import rows, set_faults
+
+RUN = "job-1-site-1"
+
+
+def test_a_run_whose_stream_was_refused_goes_on_while_the_jobs_other_site_makes_progress(site: Site) -> None:
+    """W&B's client gives a run up for good after one 403; every other run of the same process goes on."""
+    other = site.logs["site-2"] = LogWriter(site.job.origin("site-2").log)
+    site.log(20)
+    other.log({"other": 0}, 0)
+    wait_for(lambda: len(site.values()) == 20 and site.report()["pending"] == 0)
+    writer = site.writer()
+    set_faults(site.backend.url, file_stream=403, run=RUN)
+    site.log(20)
+    refused = len([request for request in site.state().document["requests"] if request["status"] == 403])
+    wait_for(lambda: len([r for r in site.state().document["requests"] if r["status"] == 403]) > refused)
+    set_faults(site.backend.url)
+    values = 1
+
+    def delivered() -> bool:
+        nonlocal values
+        other.log({"other": values}, values)
+        values += 1
+        return len(site.values()) == 40
+
+    wait_for(delivered, 120)
+    assert site.writer() is writer
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0)
+    assert site.values() == list(range(40))
+    assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(values))
+
+
+def test_rows_of_a_resumed_run_that_are_counted_at_its_end_arrive_once(site: Site) -> None:
+    set_faults(site.backend.url, rows_at_end=True)
+    site.log(30)
+    wait_for(lambda: site.report()["pending"] == 0)
+    site.writer().kill()
+    site.writer().wait()
+    site.log(30)
+    wait_for(lambda: site.report()["pending"] == 0, 120)  # the job goes on: the run was finished to learn what it has
+    site.log(30)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
+    assert site.values() == list(range(90))
+    assert not site.state().run(RUN)["conflicts"]
+    assert site.report()["sites"]["site-1"]["unconfirmed"] == 0
+
+
+@pytest.mark.parametrize("fault", ["no_query", "uncounted"])
+def test_rows_at_a_backend_that_can_not_be_asked_are_sent_and_said_to_be_unconfirmed(site: Site, fault: str) -> None:
+    set_faults(site.backend.url, **{fault: 1.0})
+    site.log(50)
+    wait_for(lambda: len(site.values()) == 50)
+    site.writer().kill()
+    site.writer().wait()
+    site.log(50)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
+    assert site.values() == list(range(100))
+    assert site.report()["sites"]["site-1"]["unconfirmed"] == 100
+
+
+def test_rows_that_a_backend_refuses_are_not_taken_for_unconfirmed_ones(site: Site) -> None:
+    """A client whose stream was refused finishes without an error too."""
+    set_faults(site.backend.url, file_stream=403)
+    site.log(50)
+    wait_for(lambda: site.report()["state"] == "stalled", 90)
+    wait_for(lambda: site.writer() and site.writer().poll() is not None, 90)
+    assert site.report()["sites"]["site-1"]["delivered"] == 0
+    set_faults(site.backend.url)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
+    assert site.values() == list(range(50))
+    assert site.report()["sites"]["site-1"]["unconfirmed"] == 0
+
+
+@pytest.mark.parametrize(("ended", "exit_code"), [("completed", 0), ("failed", 1), ("aborted", 255), ("", 1)])
+def test_a_run_ends_as_its_job_did(site: Site, ended: str, exit_code: int) -> None:
+    site.log(5)
+    wait_for(lambda: len(site.values()) == 5)
+    save_json(site.job.settings_file, {**load_json(site.job.settings_file), "ended": ended})
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert site.state().run(RUN)["exit_code"] == exit_code
+
+
+def test_a_model_that_could_not_be_uploaded_is_tried_again_and_every_row_is_delivered(site: Site) -> None:
+    save_json(site.job.settings_file, {**load_json(site.job.settings_file), "artifact": True, "ended": "completed"})
+    site.logs[SERVER].log({"round": 1}, None)
+    site.log(5)
+    wait_for(lambda: site.report()["pending"] == 0)
+    set_faults(site.backend.url, storage=403)
+    site.job.model_file.write_bytes(b"weights" * 1000)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and "the model is not uploaded" in site.report()["reason"], 120)
+    assert site.report()["pending"] == 0
+    set_faults(site.backend.url)
+    wait_for(lambda: not site.job.model_file.exists(), 120)
+    wait_for(lambda: site.report()["state"] == "done" and not site.report()["reason"])
+    assert site.values() == list(range(5))
+    assert len(site.state().document["artifacts"]) == 1
