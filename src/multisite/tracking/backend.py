@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,14 @@ import wandb
 
 from multisite.text import clean
 from multisite.tracking.arguments import checked_axes, checked_wandb_args
-from multisite.tracking.records import Record, RecordDamaged
-from multisite.tracking.spool import Account
+from multisite.tracking.run import ATTEMPT, DELIVERED, NUMBER, Run
 from multisite.tracking.troubles import Refusal, has_no_such_field, refusal
 
-STEP = "step"
 API_SECONDS = 20
 INIT_SECONDS = 20
 FINISH_SECONDS = 25.0
 TRANSMIT_SECONDS = 5.0
 INTERVAL = "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"
-NUMBER, ATTEMPT = "records/number", "records/attempt"
-SET_ASIDE = "records/set_aside"
-DELIVERED = "records/delivered"
-NAMES_CHARACTERS = 1_000_000  # of all metrics' names of one run together: W&B's client keeps every one in memory
-RESERVED = ("_step", "_timestamp", "_runtime", "_wandb", NUMBER, ATTEMPT)
 SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")  # of an agent that this process runs under: `wandb.init` would ignore our ids
 # No console capture, no machine statistics, no code, no reports to a third party; the record log is the only journal.
 ENVIRONMENT = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}  # read before any run's settings
@@ -107,91 +99,6 @@ def transmit_seconds() -> float:
             "misconfigured", f"WANDB_TRANSMIT_SECONDS={clean(text, 40)} is no number of seconds; next: correct it in .env, make up"
         )
     return seconds
-
-
-class Run:
-    """One W&B run, open."""
-
-    def __init__(self, run: wandb.Run, axes: dict[str, str], attempt: int) -> None:
-        self._run = run
-        self._axes = axes
-        self._attempt = attempt
-        self._placed: set[str] = set()  # names whose x axis is settled
-        self._names: set[str] = set()
-        self._characters = 0
-        self.id: str = run.id
-        self.rows_before: int = run.starting_step  # as the backend said when it was opened
-        for name in (NUMBER, ATTEMPT):
-            run.define_metric(name, hidden=True, step_sync=False)
-        for pattern, axis in axes.items():
-            run.define_metric(pattern, step_metric=axis, step_sync=False)  # a row has the steps that it was logged with, no other
-
-    def log(self, record: Record, number: int) -> None:
-        """Adds record `number` as one history row. A metric that comes with a step has `step` for its x axis, unless `axes` gives it another.
-
-        Raises:
-            RecordDamaged: the client does not take it; there is no row.
-        """
-        try:
-            self._log(record, number)
-        except RecordDamaged:
-            raise
-        except Exception as error:  # the SDK raises a dozen kinds, and what is in a record may be anything
-            raise RecordDamaged(clean(f"W&B's client does not take it ({type(error).__name__}: {error})", 200)) from None
-
-    def set_aside(self, number: int) -> None:
-        """Adds a row in the place of record `number`, which can't be one.
-
-        Raises:
-            Refusal: the run takes no row at all.
-        """
-        try:
-            self._run.log({SET_ASIDE: number, NUMBER: number, ATTEMPT: self._attempt})
-        except Exception as error:  # as above
-            raise Refusal("connecting", clean(f"the run takes no more rows ({type(error).__name__}: {error})", 200)) from None
-
-    def _log(self, record: Record, number: int) -> None:
-        new = record.metrics.keys() - self._names
-        characters = self._characters + sum(map(len, new))
-        if characters > NAMES_CHARACTERS:
-            raise RecordDamaged(f"the names of the run's metrics have more than {NAMES_CHARACTERS} characters")
-        row = {(f"metrics/{name}" if name in RESERVED else name): value for name, value in record.metrics.items()}
-        if record.step is not None:
-            for name in row.keys() - self._placed:
-                self._placed.add(name)
-                # `define_metric` takes no empty name and reads a star as a pattern; `log` takes both
-                if name and "*" not in name and not any(fnmatchcase(name, pattern) for pattern in self._axes):
-                    self._run.define_metric(name, step_metric=STEP, step_sync=False)
-            row.setdefault(STEP, record.step)  # of two, the metric is what the script means
-        row |= {"_timestamp": record.time, NUMBER: number, ATTEMPT: self._attempt}
-        self._run.log(row)
-        self._names |= new
-        self._characters = characters
-
-    def add_model(self, path: Path, job_id: str) -> None:
-        """Hands over the final global model as an artifact of this run; it is uploaded when the run finishes."""
-        artifact = wandb.Artifact(f"model-{job_id}", type="model", metadata={"job_id": job_id})
-        artifact.add_file(str(path))
-        self._run.log_artifact(artifact)
-
-    def finish(self, account: Account, sent: int, exit_code: int) -> None:
-        """Puts the account into the summary and ends the run.
-
-        The summary travels behind the rows in one stream: where it has arrived, so have they.
-
-        Args:
-            account: the site's.
-            sent: rows.
-            exit_code: 0, or the run is shown as failed.
-
-        Raises:
-            TimeoutError: not everything was sent in time.
-        """
-        counts = {"logged": account.logged, "received": account.received, "delivered": sent, "refused": account.refused}
-        counts["set_aside"] = account.set_aside
-        counts["pending"] = max(0, account.logged - sent)
-        self._run.summary.update({f"records/{name}": value for name, value in counts.items()})
-        self._run.finish(exit_code)
 
 
 class Backend:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from multisite.text import clean
-from multisite.tracking.backend import FINISH_SECONDS, Backend, Run
+from multisite.tracking.backend import FINISH_SECONDS, Backend
+from multisite.tracking.run import Run
 from multisite.tracking.spool import Job
 from multisite.tracking.troubles import Refusal
 

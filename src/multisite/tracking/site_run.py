@@ -9,9 +9,10 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from multisite.text import clean
-from multisite.tracking.backend import Place, Run
+from multisite.tracking.backend import Place
 from multisite.tracking.log_reader import LogReader
 from multisite.tracking.records import RecordDamaged, decode
+from multisite.tracking.run import Run
 from multisite.tracking.spool import Account, Origin
 from multisite.tracking.troubles import Refusal
 
