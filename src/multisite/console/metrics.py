@@ -51,6 +51,8 @@ def _troubles(reply: dict[str, Any]) -> list[str]:
         for site, account in sorted(job["sites"].items()):
             if account["set_aside"]:
                 lines.append(f"job {job['job_id']}, {site}: {account['set_aside']} records are no metrics and set aside")
+            if unconfirmed := account.get("unconfirmed", 0):
+                lines.append(f"job {job['job_id']}, {site}: {unconfirmed} records sent, not confirmed: the backend can't be asked")
         if job["reason"] and job["state"] in ("online", "done"):  # a note of the writer, here or on a site
             lines.append(f"job {job['job_id']}: {job['reason']}")
     for site, kinds in sorted(reply["refusals"].items()):

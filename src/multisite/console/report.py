@@ -105,8 +105,12 @@ def account_lines(tracking: dict[str, Any]) -> list[str]:
     if pending:
         why = f"{tracking['state']}: {tracking['reason']}" if tracking["reason"] else "not confirmed yet"
         lines.append(f"W&B: {pending} records are not delivered ({why}); they are kept. Next: make sync")
-    else:
+        return lines
+    delivered = sum(account["delivered"] for account in sites.values())
+    if unconfirmed := sum(account.get("unconfirmed", 0) for account in sites.values()):
         lines.append(
-            f"W&B: all {sum(account['delivered'] for account in sites.values())} records delivered, by the backend's count"
+            f"W&B: all {delivered} records sent, {unconfirmed} of them not confirmed: the backend can't be asked for its rows"
         )
+    else:
+        lines.append(f"W&B: all {delivered} records delivered, by the backend's count")
     return lines

@@ -10,7 +10,17 @@ import pytest
 
 from multisite.console import metrics
 
-ACCOUNT = {"logged": 5, "received": 5, "delivered": 5, "refused": 0, "closed": True, "set_aside": 0, "problem": "", "pending": 0}
+ACCOUNT = {
+    "logged": 5,
+    "received": 5,
+    "delivered": 5,
+    "refused": 0,
+    "closed": True,
+    "set_aside": 0,
+    "unconfirmed": 0,
+    "problem": "",
+    "pending": 0,
+}
 
 
 def deployment(*jobs: dict[str, Any], **refusals: Any) -> Any:

@@ -124,6 +124,14 @@ def test_a_complete_account_says_whose_count_it_is() -> None:
     assert lines[-1] == "W&B: all 20 records delivered, by the backend's count"
 
 
+def test_rows_that_the_backend_was_not_asked_for_are_not_said_to_be_confirmed() -> None:
+    account = tracking(site_1=0, site_2=0)
+    account["sites"]["site-1"]["unconfirmed"] = 10
+    assert report.account_lines(account)[-1] == (
+        "W&B: all 20 records sent, 10 of them not confirmed: the backend can't be asked for its rows"
+    )
+
+
 def test_a_job_whose_metrics_are_not_all_delivered_says_why_and_names_the_command() -> None:
     lines = report.account_lines(tracking("offline", "no API key", site_1=4, site_2=0))
     assert lines[-1] == "W&B: 4 records are not delivered (offline: no API key); they are kept. Next: make sync"

@@ -137,6 +137,7 @@ def test_what_the_components_write_is_what_the_writer_reads(
     workspace = SimpleNamespace(get_root_dir=lambda: "/nowhere", get_run_dir=lambda job: str(tmp_path / "run"))
     engine = SimpleNamespace(get_workspace=lambda: workspace, get_clients=lambda: [])
     context: Any = SimpleNamespace(get_engine=lambda: engine, get_job_id=lambda: "job-1", get_identity_name=lambda: "site-1")
+    context.get_prop = context.get_run_abort_signal = lambda *name: None
     component.handle_event(event, context)
     try:
         settings, problem = Spool(tmp_path).job("job-1").read_settings()

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.signal import Signal
 
 from multisite.tracking.receiver import NAME_CHARACTERS, SITE_NAMES, WandbReceiver, _numbers
 from multisite.tracking.spool import ROOT_VARIABLE, Job, Spool
@@ -29,7 +31,14 @@ class Run:
         self.job: Job = Spool(folder / "spool").job("job-1")
         workspace = SimpleNamespace(get_root_dir=lambda: str(folder), get_run_dir=lambda job: str(folder / job))
         engine = SimpleNamespace(get_workspace=lambda: workspace, get_clients=lambda: [])
-        self.context: Any = SimpleNamespace(get_engine=lambda: engine, get_job_id=lambda: "job-1")
+        self.abort = Signal()
+        self.fatal = False
+        self.context: Any = SimpleNamespace(
+            get_engine=lambda: engine,
+            get_job_id=lambda: "job-1",
+            get_prop=lambda name: self.fatal if name == FLContextKey.FATAL_SYSTEM_ERROR else None,
+            get_run_abort_signal=lambda: self.abort,
+        )
         self.receiver = WandbReceiver({"project": "p"}, wait_seconds=0, artifact=artifact)
 
     def end(self) -> None:
@@ -54,6 +63,23 @@ def test_the_final_model_of_the_run_is_kept_for_the_writer(run: Run) -> None:
     run.end()
     assert run.job.model_file.read_bytes() == b"weights"
     assert run.job.settings["artifact"] is True
+
+
+def test_how_the_job_ended_is_kept_for_the_writer(run: Run) -> None:
+    """NVFlare aborts a job that failed: `ServerRunner.handle_event`."""
+    run.end()
+    assert run.job.exit_code() == 0
+    run.abort.trigger(True)
+    run.end()
+    assert run.job.settings["ended"] == "aborted"
+    run.fatal = True
+    run.end()
+    assert run.job.settings["ended"] == "failed"
+
+
+def test_a_job_whose_process_died_has_left_no_word_and_counts_as_failed(run: Run) -> None:
+    run.receiver.handle_event(EventType.START_RUN, run.context)
+    assert run.job.exit_code() == 1
 
 
 def test_a_model_that_is_not_there_is_said_and_the_job_ends_well(run: Run, caplog: pytest.LogCaptureFixture) -> None:

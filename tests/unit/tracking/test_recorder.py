@@ -20,12 +20,13 @@ from nvflare.fuel.data_event.data_bus import DataBus
 from multisite import nvflare_patches
 from multisite.job.progress import SITE_ERROR
 from multisite.nvflare_patches import metric_log
-from multisite.tracking.files import load_json
+from multisite.tracking.arguments import job_settings
+from multisite.tracking.files import load_json, save_json
 from multisite.tracking.frames import MAX_RECORD_BYTES
 from multisite.tracking.log_reader import LogReader
 from multisite.tracking.recorder import RECORDER, MetricsRecorder
 from multisite.tracking.records import LogWriter, RecordRefused, decode
-from multisite.tracking.spool import Spool
+from multisite.tracking.spool import Job, Spool
 
 
 @pytest.fixture
@@ -252,3 +253,29 @@ def test_a_metric_that_is_no_json_is_refused_and_training_goes_on(api: InProcess
     WandBWriter(context(api)).log({"loop": (loop := {}) or loop.update(loop=loop) or loop})  # type: ignore[dict-item,func-returns-value]
     assert logged(recorder) == []
     assert recorder._refused == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "ended"),
+    [
+        ([], "completed"),
+        ([(EventType.ABORT_TASK, {FLContextKey.RUN_ABORT_REQUESTED: True})], "aborted"),
+        ([(EventType.ABORT_TASK, {FLContextKey.RUN_ABORT_REQUESTED: False})], "completed"),
+        (
+            [(EventType.FATAL_SYSTEM_ERROR, {}), (EventType.ABORT_TASK, {FLContextKey.RUN_ABORT_REQUESTED: True})],
+            "failed",
+        ),
+    ],
+)
+def test_a_site_that_delivers_itself_notes_how_its_job_ended(
+    recorder: MetricsRecorder, events: list[tuple[str, dict[str, Any]]], ended: str
+) -> None:
+    """The events are NVFlare's: `ClientRunner.end_run_events_sequence`."""
+    assert recorder._origin is not None
+    recorder.wandb_args = {}
+    job = Job(recorder._origin.folder.parent)
+    save_json(job.settings_file, job_settings("job-1", "site-1", {}, {}))
+    for event, properties in [*events, (EventType.END_RUN, {})]:
+        context: Any = SimpleNamespace(get_prop=properties.get)
+        recorder.handle_event(event, context)
+    assert job.settings["ended"] == ended
