@@ -7,7 +7,6 @@ batch begins there: so a lost message, a lost answer and a restart of either sid
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,7 +48,9 @@ class LogUpload:
     problem: str = ""
     finished: bool = False
     unknown: bool = False  # the server has no such job
-    synced: int = 0
+    rows: int | None = (
+        None  # records in the server's copy, where it is whole: of damaged bytes it may know better how many they were
+    )
 
 
 class Forwarder:
@@ -103,7 +104,7 @@ class Forwarder:
                 self._log_problem(job, f"{origin.name}: {problem}")
             if not found:
                 return None
-            upload = LogUpload(job, origin, found["forwards"], LogReader(origin.log))
+            upload = LogUpload(job, origin, found["forwards"], LogReader(origin.log, origin.name))
             upload.finished = (origin.folder / DONE).exists()
             self._uploads[key] = upload
         return self._uploads[key]
@@ -117,10 +118,11 @@ class Forwarder:
         start, data = upload.reader.offset, b""
         if upload.known and upload.forwards:
             data = b"".join(frame(payload) for payload in upload.reader.read(BATCH_BYTES))
-            self._force_to_disk(upload)
+            if data:
+                upload.reader.force_to_disk()
         writer = upload.job.writer_status()
         status = {  # what goes with the data; `files.site_status` checks it on the server
-            "logged": account.logged,
+            "logged": account.logged if upload.rows is None or not closed else upload.rows,
             "refused": account.refused,
             "closed": closed,
             "forwards": upload.forwards,
@@ -136,20 +138,11 @@ class Forwarder:
             self._apply_answer(upload, answer, status)
         return not closed or bool(data) or upload.reader.unread > 0
 
-    @staticmethod
-    def _force_to_disk(upload: LogUpload) -> None:
-        """What the server has acknowledged must be here after a power cut too, or the two logs would differ."""
-        if upload.synced < upload.reader.offset:
-            descriptor = os.open(upload.origin.log, os.O_RDONLY)
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
-            upload.synced = upload.reader.offset
-
     def _ask(self, upload: LogUpload, start: int, data: bytes, status: dict[str, Any]) -> dict[str, Any] | None:
         answer = self._send({"job": upload.job.id, "offset": start, "data": data, **status})
         problem = "the server does not answer" if answer is None else str(answer.get("error", "")) or _malformed(answer)
+        if answer is not None and not problem:
+            problem = _misplaced(upload, answer)
         upload.unknown = bool(answer and answer.get("unknown"))
         if problem and problem != upload.problem:
             then = f"; next: restore the job there, or delete {upload.job.folder} here" if upload.unknown else ""
@@ -170,13 +163,10 @@ class Forwarder:
         if answer.get("freed"):
             _mark_done(upload, answer["delivered"])
             return
-        size = answer["size"]
-        if upload.forwards and size != upload.reader.offset:
-            upload.reader = LogReader(upload.origin.log)
-            while upload.reader.offset < size and upload.reader.read(min(BATCH_BYTES, size - upload.reader.offset)):
-                pass
         if not status["closed"] or (upload.reader.unread and upload.forwards):
             return
+        if upload.forwards:
+            upload.rows = answer["rows"]
         delivered = int(answer["delivered"]) if upload.forwards else int(status["delivered"])
         if delivered >= status["logged"]:
             _mark_done(upload, delivered)
@@ -188,11 +178,23 @@ class Forwarder:
 def _malformed(answer: dict[str, Any]) -> str:
     """What is wrong with an answer; empty if nothing."""
     try:
-        whole(answer, "size")
-        whole(answer, "delivered")
+        for name in ("size", "rows", "delivered"):
+            whole(answer, name)
     except Damaged as damaged:
         return f"the server's answer can't be used: {damaged}"
     return ""
+
+
+def _misplaced(upload: LogUpload, answer: dict[str, Any]) -> str:
+    """Sets the reader to where the server's copy ends; why that is not possible, if it is not."""
+    if answer.get("freed") or not upload.forwards or answer["size"] == upload.reader.offset:
+        return ""
+    upload.reader = LogReader(upload.origin.log, upload.origin.name)
+    if upload.reader.go_to(answer["size"]):
+        return ""
+    return (
+        f"the server has {answer['size']} bytes of {upload.origin.log}, and no record begins there; next: look at this site's disk"
+    )
 
 
 def _mark_done(upload: LogUpload, delivered: int) -> None:

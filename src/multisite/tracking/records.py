@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from multisite.text import clean
-from multisite.tracking.damage import keep_rest
+from multisite.tracking.damage import lost_reason
 from multisite.tracking.frames import MAGIC, MAX_RECORD_BYTES, MIN_RECORD_BYTES, frame, frame_ends
 from multisite.tracking.locks import is_locked, lock, unlock
 from multisite.tracking.log_reader import LogReader
@@ -88,7 +88,7 @@ def decode(payload: bytes) -> Record:
     try:
         content = json.loads(payload)
     except (ValueError, RecursionError):
-        raise RecordDamaged("no JSON") from None
+        raise RecordDamaged(lost_reason(payload) or "no JSON") from None
     if not isinstance(content, list) or len(content) != 3:
         raise RecordDamaged("no [time, step, {name: value}]")
     time_, step, metrics = content
@@ -113,11 +113,11 @@ class LogWriter:
     def __init__(self, path: Path) -> None:
         """
         Args:
-            path: made if absent. A torn frame at its end is cut off; so is what lies behind a damaged one, when `keep_rest` has it.
+            path: made if absent. A torn frame at its end is cut off; damaged bytes stay in their place.
 
         Raises:
             BlockingIOError: another process has it open.
-            OSError, RecordRefused: it can't be made, or there is no room for what must be kept of it.
+            OSError, RecordRefused: it can't be made.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -138,11 +138,9 @@ class LogWriter:
             os.ftruncate(self._descriptor, 0)
             self._write(MAGIC)
             return len(MAGIC), 0
-        reader = LogReader(self.path)
+        reader = LogReader(self.path, closed=True)
         reader.count()
-        if (rest := reader.rest()) is not None:
-            if rest.records or not rest.searched:
-                keep_rest(self.path, reader.offset)
+        if size > reader.offset:
             os.ftruncate(self._descriptor, reader.offset)
         return reader.offset, reader.rows
 

@@ -57,6 +57,7 @@ class SiteRun:
         """Sends the next records of about `max_bytes` together. Returns how many; 0 when there is none, or the run takes no more."""
         number = self.reader.rows
         payloads = self.reader.read(max_bytes)
+        self.reader.force_to_disk()  # the numbers of rows that W&B has must not be used again
         for payload in payloads:
             number += 1
             try:

@@ -207,7 +207,9 @@ def test_a_damaged_file_of_a_site_costs_what_it_says_and_no_records(federation: 
     federation.settle()
 
 
-@pytest.mark.parametrize("answer", [{}, {"size": "x"}, {"size": None, "delivered": 0}, {"size": 20, "delivered": []}])
+@pytest.mark.parametrize(
+    "answer", [{}, {"size": "x"}, {"size": None, "rows": 0, "delivered": 0}, {"size": 20, "rows": 0, "delivered": []}]
+)
 def test_an_answer_that_is_none_is_said_and_the_next_one_counts(
     federation: Federation, caplog: pytest.LogCaptureFixture, answer: dict[str, Any]
 ) -> None:
