@@ -85,9 +85,9 @@ class Forwarder:
         busy = False
         uploads = [self._upload(job, origin) for origin in job.origins()]
         for upload in uploads:
-            if upload is not None and not upload.finished:
+            if not upload.finished:
                 busy |= self._step(upload)
-        if uploads and all(upload is not None and upload.finished for upload in uploads):
+        if uploads and all(upload.finished for upload in uploads):
             self._finished[job.id] = job.signature()
         return busy
 
@@ -96,14 +96,20 @@ class Forwarder:
             self._problems[job.id] = problem
             logger.warning("metrics of job %s stay on this site: %s; next: mend or delete %s", job.id, clean(problem), job.folder)
 
-    def _upload(self, job: Job, origin: Origin) -> LogUpload | None:
+    @staticmethod
+    def _read_route(job: Job, origin: Origin) -> dict[str, Any]:
+        """Where the log goes. Without its file (a power cut) to the server, unless it is delivered from here."""
+        found, problem = read_json(origin.folder / ROUTE, route)
+        if not found:
+            found = {"forwards": not job.settings_file.exists()}
+            way = "go to the server" if found["forwards"] else f"are delivered from here: there is a {job.settings_file.name}"
+            logger.warning("metrics of job %s, %s: %s; they %s", job.id, origin.name, problem or f"no {ROUTE}", way)
+        return found
+
+    def _upload(self, job: Job, origin: Origin) -> LogUpload:
         key = (job.id, origin.name)
         if key not in self._uploads:
-            found, problem = read_json(origin.folder / ROUTE, route)
-            if problem:
-                self._log_problem(job, f"{origin.name}: {problem}")
-            if not found:
-                return None
+            found = self._read_route(job, origin)
             upload = LogUpload(job, origin, found["forwards"], LogReader(origin.log, origin.name))
             upload.finished = (origin.folder / DONE).exists()
             self._uploads[key] = upload
@@ -198,5 +204,5 @@ def _misplaced(upload: LogUpload, answer: dict[str, Any]) -> str:
 
 
 def _mark_done(upload: LogUpload, delivered: int) -> None:
-    save_json(upload.origin.folder / DONE, {"delivered": delivered, "time": time.time()})
+    save_json(upload.origin.folder / DONE, {"delivered": delivered, "time": time.time()}, durable=True)
     upload.finished = True

@@ -222,7 +222,7 @@ class Intake:
         origin = job.origin(site)
         if load_json(origin.site_json) != status:
             try:
-                save_json(origin.site_json, status)
+                save_json(origin.site_json, status, durable=status["closed"])  # an open log's is soon replaced
             except OSError as error:
                 raise RecordRefused(f"{origin.site_json}: {error.strerror}") from None
         sender.jobs.add(name)

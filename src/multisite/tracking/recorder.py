@@ -88,9 +88,9 @@ class MetricsRecorder(Widget):
         self._origin = job.origin(self._site)
         DataBus().put_data(RECORDER + self._site, self._take)
         try:
-            save_json(self._origin.folder / ROUTE, {"forwards": self.forward})
+            save_json(self._origin.folder / ROUTE, {"forwards": self.forward}, durable=True)
             if self.wandb_args is not None:
-                save_json(job.settings_file, job_settings(job.id, self._site, self.wandb_args, self.axes))
+                save_json(job.settings_file, job_settings(job.id, self._site, self.wandb_args, self.axes), durable=True)
             self._reserve_refused()
         except OSError as error:
             self.logger.error(f"the metrics of this job have no place: {self._origin.folder}: {error.strerror}; training goes on")

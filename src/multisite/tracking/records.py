@@ -25,6 +25,7 @@ from multisite.tracking.locks import is_locked, lock, unlock
 from multisite.tracking.log_reader import LogReader
 
 LAST_SECOND = 1e11  # of a record's time: in the year 5138
+MAKING_SECONDS = 5.0  # from a log's first sight to its lock; an empty log that is older was left by a power cut
 CLOSED, FORKED = -1, -2  # instead of a descriptor; FORKED: this process has to open its own
 
 
@@ -270,9 +271,10 @@ os.register_at_fork(after_in_child=_after_fork)  # nothing is held around a fork
 
 
 def is_open(path: Path) -> bool:
-    """Whether a living process has the log open for appending."""
+    """Whether a living process has the log open for appending, or is just about to."""
     try:
-        just_made = path.stat().st_size < len(MAGIC)  # its writer locks it before it writes
+        found = path.stat()
     except FileNotFoundError:
         return False
+    just_made = found.st_size < len(MAGIC) and abs(time.time() - found.st_mtime) < MAKING_SECONDS
     return just_made or is_locked(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,17 @@ def test_a_log_that_is_closed_is_closed_though_a_forked_process_still_has_it(pat
     finally:
         ended.set()
         process.join(30)
+
+
+def test_an_empty_log_that_a_power_cut_left_is_not_open(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert is_open(path)  # just made: its writer is about to lock it
+    os.utime(path, (time.time() - 60,) * 2)
+    assert not is_open(path)
+    log = LogWriter(path)
+    assert is_open(path)
+    log.close()
 
 
 def test_no_log_is_no_open_log(path: Path) -> None:
