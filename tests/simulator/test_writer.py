@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from multisite.tracking.files import save_json
+from multisite.tracking.frames import MAX_RECORD_BYTES
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER
 from tests.simulator.delivery import KEY, Site, wait_for
@@ -310,3 +312,13 @@ def test_a_run_that_was_deleted_in_the_page_is_named_and_the_jobs_other_site_goe
     wait_for(lambda: "site-1: " in site.report()["reason"] and "run was deleted (HTTP 409" in site.report()["reason"], 180)
     assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(100))
     assert site.report()["sites"]["site-1"]["logged"] == 40
+
+
+def test_the_longest_texts_that_a_record_takes_arrive(site: Site) -> None:
+    """W&B's client drops a row that is too long for it, and says nothing to its caller."""
+    texts = ["é" * 400_000, *(text * ((MAX_RECORD_BYTES - 100) // len(json.dumps(text)[1:-1])) for text in 'x<"é😀')]
+    for text in texts:
+        site.logs["site-1"].log({"value": text}, 1)
+    site.end()
+    wait_for(lambda: site.report()["state"] in ("done", "stalled"))
+    assert site.values() == texts

@@ -22,15 +22,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from multisite.tracking.frames import HEAD, MAX_FRAME_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, frame_ends
+from multisite.tracking.frames import HEAD, LEAST_FRAME_BYTES, MAX_FRAME_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, frame_at
 
-LEAST_FRAME = HEAD.size + MIN_RECORD_BYTES
 CHUNK_BYTES = 1 << 20  # in memory, beside one frame
 SEARCH_COST = 256 << 20  # of one reader: bytes that are summed because they look like frames, at most
 LOOK_COST = 256  # of it, for one look at what may be the start of a frame
 # A record begins behind a length that it may have, and a checksum.
 RECORD_START = re.compile(rb"\[(?<=[\x00-" + bytes([MAX_RECORD_BYTES >> 16]) + rb"]\x00.{4}\[)", re.DOTALL)
-NO_TEXT = re.compile(rb"[^ -~].{0,%d}" % (LEAST_FRAME - 1), re.DOTALL)  # every head has such a byte; a record has none
+NO_TEXT = re.compile(rb"[^ -~].{0,%d}" % (LEAST_FRAME_BYTES - 1), re.DOTALL)  # every head has such a byte; a record has none
 FILLER = re.compile(rb"\[broken(?: (\d{1,19}))?(?: ([A-Za-z0-9_-][A-Za-z0-9._-]{0,127}))? *\]")
 
 
@@ -65,7 +64,7 @@ def find_frame(descriptor: int, start: int, end: int, most: int) -> tuple[int | 
             stop = at + head + HEAD.size + length
             if _is_length(length) and stop <= end:
                 cost += length
-                if frame_ends(memoryview(os.pread(descriptor, HEAD.size + length, at + head))):
+                if frame_at(descriptor, at + head, end) is not None:
                     return at + head, cost
             if cost > most:
                 return end, cost
@@ -77,7 +76,7 @@ def is_torn(descriptor: int, start: int, end: int) -> bool:
     last = start
     for at, data in _chunks(descriptor, start, end):
         last = at + len(text) if (text := data.rstrip(b"\0")) else last
-    if last - start < HEAD.size:
+    if last - start < HEAD.size or end - start < LEAST_FRAME_BYTES:
         return True
     length, _ = HEAD.unpack(os.pread(descriptor, HEAD.size, start))
     stop = start + HEAD.size + length
@@ -96,7 +95,7 @@ def _is_one_record(descriptor: int, start: int, end: int) -> bool:
 def _count_records(descriptor: int, start: int, end: int) -> int:
     """How many records there were: exactly, or at most."""
     at, count = start, 0
-    while at + LEAST_FRAME <= end and _is_length(length := HEAD.unpack(os.pread(descriptor, HEAD.size, at))[0]):
+    while at + LEAST_FRAME_BYTES <= end and _is_length(length := HEAD.unpack(os.pread(descriptor, HEAD.size, at))[0]):
         at, count = at + HEAD.size + length, count + 1
     if at == end:
         return count
@@ -122,10 +121,10 @@ class Damage:
 
     @classmethod
     def of(cls, descriptor: int, start: int, end: int, disk: str) -> Damage:
-        """What lies from `start` to `end` of a file: LEAST_FRAME bytes or more."""
+        """What lies from `start` to `end` of a file: LEAST_FRAME_BYTES bytes or more."""
         size = end - start
         count = max(1, _count_records(descriptor, start, end), -(-size // MAX_FRAME_BYTES))
-        return cls(start, end, min(count, size // LEAST_FRAME), disk)
+        return cls(start, end, min(count, size // LEAST_FRAME_BYTES), disk)
 
     def fillers(self, offset: int, max_bytes: int) -> list[bytes]:
         """Payloads of the fillers from `offset` on, of about `max_bytes` together; at least one."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from multisite.tracking.damage import LEAST_FRAME, SEARCH_COST, Damage, find_frame, is_torn
-from multisite.tracking.frames import HEAD, MAGIC, MAX_FRAME_BYTES, whole_frames
+from multisite.tracking.damage import SEARCH_COST, Damage, find_frame, is_torn
+from multisite.tracking.frames import HEAD, LEAST_FRAME_BYTES, MAGIC, MAX_RECORD_BYTES, frame_at, whole_frames
 from multisite.tracking.locks import is_locked
 
 SKIP_BYTES = 1 << 18
@@ -70,8 +70,8 @@ class LogReader:
         if self._damage is not None and self._damage.start <= self.offset < self._damage.end:
             return self._damage.fillers(self.offset, max_bytes)
         payloads, _ = whole_frames(os.pread(descriptor, min(max_bytes, left), self.offset))
-        if not payloads and left > max_bytes:
-            payloads = whole_frames(os.pread(descriptor, min(MAX_FRAME_BYTES, left), self.offset))[0][:1]
+        if not payloads and left > max_bytes and (payload := frame_at(descriptor, self.offset, size)) is not None:
+            return [payload]
         return payloads if payloads or not left else self._pass_over_damage(descriptor, max_bytes, size)
 
     def _pass_over_damage(self, descriptor: int, max_bytes: int, size: int) -> list[bytes]:
@@ -82,13 +82,15 @@ class LogReader:
             if not self._waits or (not self._closed and is_locked(self.path)):
                 return []
             end = size
-        if end - self.offset >= LEAST_FRAME:
+        if end - self.offset < LEAST_FRAME_BYTES and (behind := frame_at(descriptor, end, size)):
+            padded = behind.ljust(len(behind) + end - self.offset)  # a filler has no room: JSON may end in spaces
+            if len(padded) <= MAX_RECORD_BYTES:
+                return [padded]
+            end += HEAD.size + len(behind)
+        if end - self.offset >= LEAST_FRAME_BYTES:
             self._damage = Damage.of(descriptor, self.offset, end, self._disk)
             return self._damage.fillers(self.offset, max_bytes)
-        behind = whole_frames(os.pread(descriptor, min(MAX_FRAME_BYTES, size - end), end))[0][:1]
-        return [
-            payload.ljust(len(payload) + end - self.offset) for payload in behind
-        ]  # too short for a filler: JSON may end in spaces
+        return []
 
     def go_to(self, offset: int) -> bool:
         """Reads on, without a result, until `offset`. Returns false where no record begins there; damaged bytes may be parted."""

@@ -163,9 +163,12 @@ class MetricsRecorder(Widget):
             except RecordTooLong as problem:
                 if not metrics:
                     raise
-                longest = max(metrics, key=lambda name: len(name) + len(json.dumps(metrics[name])))
-                refused[clean(longest, REFUSED_NAME_CHARACTERS)] = str(problem)
-                del metrics[longest]
+                excess, sizes = problem.excess, {name: _length(name, value) for name, value in metrics.items()}
+                for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+                    if excess > 0:
+                        refused[clean(name, REFUSED_NAME_CHARACTERS)] = str(problem)
+                        del metrics[name]
+                        excess -= sizes[name]
 
     def _count_refused(self, count: int) -> None:
         with self._lock:
@@ -208,6 +211,11 @@ class MetricsRecorder(Widget):
                 os.close(descriptor)
         except OSError:
             return  # the log has the count
+
+
+def _length(name: str, value: Any) -> int:
+    """Of a metric in a record, with its comma."""
+    return len(json.dumps({name: value}, separators=(",", ":"))) - 1
 
 
 def _padded(count: int) -> str:

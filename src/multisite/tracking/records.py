@@ -38,7 +38,11 @@ class RecordRefused(Exception):
 
 
 class RecordTooLong(RecordRefused):
-    """A record has more than MAX_RECORD_BYTES."""
+    """A record has more than MAX_RECORD_BYTES, by `excess`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the record has {size} bytes; at most {MAX_RECORD_BYTES} are allowed")
+        self.excess = size - MAX_RECORD_BYTES
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def encode(record: Record) -> bytes:
     except Exception as error:  # a value is anybody's class
         raise RecordRefused(clean(f"the metrics can't be written as JSON ({type(error).__name__}: {error})")) from None
     if len(payload) > MAX_RECORD_BYTES:
-        raise RecordTooLong(f"the record has {len(payload)} bytes; at most {MAX_RECORD_BYTES} are allowed")
+        raise RecordTooLong(len(payload))
     return payload
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from typing import Any
 
 from multisite.text import clean
@@ -22,6 +23,7 @@ class SiteRun:
         self.reader = LogReader(origin.log)
         self.run: Run | None = None
         self.confirmed = 0
+        self._batches: deque[tuple[int, int]] = deque()  # number of its last record, and its place, of each that is not confirmed
         self.set_aside: dict[str, Any] = {}  # see `files.set_aside_summary`; empty while no record was
         self.trouble: Refusal | None = None  # why there is no run
         self.retry_at, self.pause = 0.0, 0.0
@@ -32,6 +34,13 @@ class SiteRun:
     def outstanding(self) -> int:
         """Rows sent and not confirmed."""
         return self.reader.rows - self.confirmed if self.run else 0
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """Of the records sent and not confirmed."""
+        while self._batches and self._batches[0][0] <= self.confirmed:
+            self._batches.popleft()
+        return self.reader.offset - self._batches[0][1] if self._batches else 0
 
     @property
     def note(self) -> str:
@@ -55,7 +64,7 @@ class SiteRun:
 
     def send_batch(self, max_bytes: int) -> int:
         """Sends the next records of about `max_bytes` together. Returns how many; 0 when there is none, or the run takes no more."""
-        number = self.reader.rows
+        number, start = self.reader.rows, self.reader.offset
         payloads = self.reader.read(max_bytes)
         self.reader.force_to_disk()  # the numbers of rows that W&B has must not be used again
         for payload in payloads:
@@ -65,6 +74,8 @@ class SiteRun:
             except Refusal as refusal:  # this process has the run open, and can't open it again: the next writer goes on
                 self.run, self.trouble, self.retry_at = None, refusal, math.inf
                 return 0
+        if payloads:
+            self._batches.append((number, start))
         return len(payloads)
 
     def _send(self, payload: bytes, number: int) -> None:

@@ -31,6 +31,7 @@ from multisite.tracking.spool import SERVER, Job, Spool
 from multisite.tracking.troubles import Refusal
 
 WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory; every site has an equal share
+WINDOW_BYTES = 64_000_000  # likewise
 BATCH_BYTES = 64 * 1024
 TICK_SECONDS = 0.2
 CONFIRM_SECONDS = 5.0
@@ -139,7 +140,8 @@ class JobWriter:
     def _send(self, site_run: SiteRun) -> int:
         sent, note = 0, site_run.note
         share = WINDOW_ROWS // len(self.site_runs)
-        while site_run.outstanding < share and (count := site_run.send_batch(BATCH_BYTES)):
+        bytes_ = WINDOW_BYTES // len(self.site_runs)
+        while site_run.outstanding < share and site_run.outstanding_bytes < bytes_ and (count := site_run.send_batch(BATCH_BYTES)):
             sent += count
             if site_run.note != note:
                 self._note(site_run, again=bool(note))

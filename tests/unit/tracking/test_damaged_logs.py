@@ -182,6 +182,18 @@ def test_a_filler_says_where_the_damage_is_as_far_as_it_has_room() -> None:
         decode(b"[broken 1234]")
 
 
+@pytest.mark.parametrize("size", range(1, 40))
+def test_a_log_with_noise_at_its_end_is_read_to_an_end(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "records.log"
+    path.write_bytes(MAGIC + FRAME + b"\xff" * size)
+    reader = LogReader(path)
+    reader.count()
+    assert reader.unread == 0
+    again = LogWriter(path)
+    assert (again.size, again.rows) == (reader.offset, reader.rows)
+    again.close()
+
+
 # --- on the way to the server ---
 
 
