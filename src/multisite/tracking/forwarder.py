@@ -48,9 +48,7 @@ class LogUpload:
     problem: str = ""
     finished: bool = False
     unknown: bool = False  # the server has no such job
-    rows: int | None = (
-        None  # records in the server's copy, where it is whole: of damaged bytes it may know better how many they were
-    )
+    more: int = 0  # records that the server's copy has and this log has not: of damaged bytes it may know how many they were
 
 
 class Forwarder:
@@ -128,7 +126,7 @@ class Forwarder:
                 upload.reader.force_to_disk()
         writer = upload.job.writer_status()
         status = {  # what goes with the data; `files.site_status` checks it on the server
-            "logged": account.logged if upload.rows is None or not closed else upload.rows,
+            "logged": account.logged + upload.more,
             "refused": account.refused,
             "closed": closed,
             "forwards": upload.forwards,
@@ -172,7 +170,7 @@ class Forwarder:
         if not status["closed"] or (upload.reader.unread and upload.forwards):
             return
         if upload.forwards:
-            upload.rows = answer["rows"]
+            upload.more += answer["rows"] - status["logged"]
         delivered = int(answer["delivered"]) if upload.forwards else int(status["delivered"])
         if delivered >= status["logged"]:
             _mark_done(upload, delivered)

@@ -1,7 +1,8 @@
-"""The writer holds back what W&B has not confirmed: rows are in the client's memory until then."""
+"""The writer sends what is on the disk, and holds back what W&B has not confirmed: rows are in the client's memory until then."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +19,25 @@ from tests.unit.spools import log
 class Rows:
     """A run that takes every row."""
 
+    def __init__(self, calls: list[str] | None = None) -> None:
+        self.calls = [] if calls is None else calls
+
     def log(self, record: Any, number: int) -> None:
-        pass
+        self.calls.append("row")
+
+
+def test_a_row_is_on_the_disk_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not free the number of a row that W&B has."""
+    calls: list[str] = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: calls.append("disk") or real(descriptor))
+    spool = Spool(tmp_path)
+    log(spool, "site-1", 2).close()
+    site_run = SiteRun(spool.job("job-1").origin("site-1"))
+    site_run.run = cast(Run, Rows(calls))
+    assert site_run.send_batch(1000) == 2
+    assert site_run.send_batch(1000) == 0
+    assert calls == ["disk", "row", "row"]
 
 
 @pytest.mark.parametrize(("setting", "value"), [("WINDOW_BYTES", 5000), ("WINDOW_ROWS", 100)])
