@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from multisite.tracking.files import save_json
+from multisite.tracking.frames import MAX_RECORD_BYTES
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER
 from tests.simulator.delivery import KEY, Site, wait_for
@@ -141,6 +145,41 @@ def test_a_record_that_is_none_is_set_aside_by_its_number_and_every_other_is_del
     assert site.state().run("site-1-n")["summary"]["records/set_aside"] == len(BAD_PAYLOADS)
 
 
+def damage(path: Path, byte: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_is_logged_after_delivered_records_were_damaged_is_delivered_and_nothing_twice(site: Site) -> None:
+    site.log(20)
+    wait_for(lambda: site.report()["pending"] == 0)
+    site.logs["site-1"].close()
+    damage(site.logs["site-1"].path, 200)
+    damage(site.logs["site-1"].path, site.logs["site-1"].size - 3)
+    site.logs["site-1"] = LogWriter(site.logs["site-1"].path)
+    site.log(5)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert site.values() == list(range(25))
+
+
+def test_a_damaged_record_is_set_aside_and_the_account_says_where_and_what_to_do_next(site: Site) -> None:
+    site.logs["site-1"].close()
+    sent = site.spool.root / "sent" / "site-1" / "records.log"
+    site.logs["site-1"] = LogWriter(sent)
+    site.log(5)
+    damage(sent, 130)
+    os.replace(sent, site.job.origin("site-1").log)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    assert [row.get("value", "lost") for row in rows(site.state().run("site-1-n"))] == [0, 1, "lost", 3, 4]
+    assert site.report()["sites"]["site-1"]["set_aside"] == 1
+    said = "site-1: 1 records set aside, first number 3: damaged on the disk, at byte "
+    assert site.report()["reason"].startswith(said)
+    assert site.report()["reason"].endswith("of records.log; next: look at the disk: it is lost")
+
+
 def test_names_that_w_and_b_takes_without_an_axis_of_their_own_are_delivered(site: Site) -> None:
     site.logs["site-1"].append(b'[1, 1, {"lr*wd": 1, "value": 7}]')
     site.logs["site-1"].append(b'[1, 1, {"": 1, "value": 8}]')
@@ -273,3 +312,13 @@ def test_a_run_that_was_deleted_in_the_page_is_named_and_the_jobs_other_site_goe
     wait_for(lambda: "site-1: " in site.report()["reason"] and "run was deleted (HTTP 409" in site.report()["reason"], 180)
     assert [row["other"] for row in rows(site.state().run("site-2-n"))] == list(range(100))
     assert site.report()["sites"]["site-1"]["logged"] == 40
+
+
+def test_the_longest_texts_that_a_record_takes_arrive(site: Site) -> None:
+    """W&B's client drops a row that is too long for it, and says nothing to its caller."""
+    texts = ["é" * 400_000, *(text * ((MAX_RECORD_BYTES - 100) // len(json.dumps(text)[1:-1])) for text in 'x<"é😀')]
+    for text in texts:
+        site.logs["site-1"].log({"value": text}, 1)
+    site.end()
+    wait_for(lambda: site.report()["state"] in ("done", "stalled"))
+    assert site.values() == texts

@@ -24,6 +24,7 @@ CHANNEL = "multisite_tracking"
 TOPIC = "records"
 BUSY_SECONDS, JOB_SECONDS, IDLE_SECONDS = 0.2, 0.5, 2.0  # between looks: values come; a job runs; none does
 ANSWER_SECONDS = 10.0
+SLOWEST_LINE = 100_000  # bytes a second: a message has the time for them beside
 
 
 class TrackingAgent(FLComponent):
@@ -79,7 +80,7 @@ class TrackingAgent(FLComponent):
                 topic=TOPIC,
                 target=FQCN.ROOT_SERVER,
                 request=new_cell_message({}, message),
-                timeout=ANSWER_SECONDS,
+                timeout=ANSWER_SECONDS + len(message["data"]) / SLOWEST_LINE,
                 optional=True,
             )
             if answer.get_header(MessageHeaderKey.RETURN_CODE) != ReturnCode.OK or not isinstance(answer.payload, dict):

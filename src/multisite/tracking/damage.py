@@ -1,160 +1,160 @@
-"""What lies behind the last whole frame of a record log: how it is searched, kept and said.
+"""Damaged bytes of a record log: where they end, how many records they were, and what stands in their place.
 
-Nothing does, or a torn frame (its writer was killed, the disk was full), or a damaged one: then whole frames follow it, which nobody can
-number any more.
+Nothing is mended in the file. Whoever reads a log passes over damaged bytes to the next whole frame, and gets fillers for them: frames
+that say that a record is lost, and that together are exactly as long as the damaged bytes. So every record behind a damage keeps its
+place and its number, on the site and in the server's copy, and what is logged after a damage is never taken for something that was
+there before. A site sends the fillers as it sends records: the server takes whole frames only. What the server had received before the
+damage stays there as it was.
+
+How many records the damaged bytes were is exact where one frame is hit, or the lengths of all are whole. Else it is the most that there can
+have been, for damage that leaves no text (changed bits, zeros, noise): with too small a number later records would get the numbers of
+delivered ones, and be passed over; with too large a one some that were delivered before are sent again under other numbers.
+
+At the end of a log a frame that is not complete, and zeros, are no damage: their writer was killed, or the power failed.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import zlib
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from multisite.tracking.frames import HEAD, MAX_FRAME_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, frame_ends
+from multisite.tracking.frames import HEAD, LEAST_FRAME_BYTES, MAX_FRAME_BYTES, MAX_RECORD_BYTES, MIN_RECORD_BYTES, frame_at
 
-SEARCHED_BYTES = 64 << 20  # at most, of what lies behind a damage
-SUMMED_BYTES = 256 << 20  # at most, of what only looks like frames there
-LOOK_COST = 256  # of SUMMED_BYTES, for one look at what may be the start of a frame
-CHUNK_BYTES = 4 * MAX_FRAME_BYTES  # in memory
-PAYLOAD_START = re.compile(rb"\[(?<=[\x00-\x10]\x00.{4}\[)", re.DOTALL)  # behind a length that a record may have, and a checksum
-KEPT_HEAD = re.compile(rb"multisite-damaged-1 (\d{1,19})\n")
-
-
-class Rest:
-    """What lies behind the last whole frame of a file: torn while `records` is 0, else damaged.
-
-    Attributes:
-        start: where it begins.
-        records: whole frames that were found in it.
-        searched: whether all of it was searched.
-    """
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.records = 0
-        self.searched = True
-        self._at = start  # the frames before it are counted
-        self._to = start
-        self._left = SUMMED_BYTES
-
-    def search(self, path: Path, size: int) -> None:
-        """Counts the whole frames of the file up to `size`. A second call goes on where the first one stopped.
-
-        Raises:
-            OSError: the file can't be read.
-        """
-        if size == self._to:
-            return
-        with open(path, "rb", buffering=0) as file:
-            self._search(file.fileno(), size)
-        self._to = size
-
-    def _search(self, descriptor: int, size: int) -> None:
-        stop = min(size, self.start + SEARCHED_BYTES)
-        while self._left > 0 and self._at + HEAD.size + MIN_RECORD_BYTES <= stop:
-            data = os.pread(descriptor, min(CHUNK_BYTES, stop - self._at), self._at)
-            ends = frame_ends(memoryview(data)) if self._at > self.start else []
-            if ends:
-                self.records += len(ends)
-                self._at += ends[-1]
-            elif (found := self._find(data)) > 0:
-                self._at += found
-            elif len(data) > MAX_FRAME_BYTES:
-                self._at += len(data) - MAX_FRAME_BYTES  # what begins behind it may be cut off by the end of `data`
-            else:
-                break
-        self.searched = stop == size and self._left > 0
-
-    def _find(self, data: bytes) -> int:
-        """Where the first whole frame begins, the start of `data` aside; 0 if there is none."""
-        for match in PAYLOAD_START.finditer(data, HEAD.size + 1):
-            self._left -= LOOK_COST
-            if self._left <= 0:
-                break
-            at = match.start()
-            length, checksum = HEAD.unpack_from(data, at - HEAD.size)
-            stop = at + length
-            if not MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES or stop > len(data) or data[stop - 1 : stop] != b"]":
-                continue
-            if zlib.crc32(memoryview(data)[at:stop]) == checksum:
-                return at - HEAD.size
-            self._left -= length
-        return 0
+CHUNK_BYTES = 1 << 20  # in memory, beside one frame
+SEARCH_COST = 256 << 20  # of one reader: bytes that are summed because they look like frames, at most
+LOOK_COST = 256  # of it, for one look at what may be the start of a frame
+# A record begins behind a length that it may have, and a checksum.
+RECORD_START = re.compile(rb"\[(?<=[\x00-" + bytes([MAX_RECORD_BYTES >> 16]) + rb"]\x00.{4}\[)", re.DOTALL)
+NO_TEXT = re.compile(rb"[^ -~].{0,%d}" % (LEAST_FRAME_BYTES - 1), re.DOTALL)  # every head has such a byte; a record has none
+FILLER = re.compile(rb"\[broken(?: (\d{1,19}))?(?: ([A-Za-z0-9_-][A-Za-z0-9._-]{0,127}))? *\]")
 
 
-def keep_rest(log: Path, start: int) -> Path:
-    """Copies what lies in `log` from `start` on to a file beside it, and forces it to the disk. Whoever calls it has the log locked.
-
-    Returns:
-        The file: `records.log.damaged`, or the first of `records.log.damaged.1` and so on that is not there yet. It begins with a
-        line that says where its content was.
-
-    Raises:
-        OSError: there is no room for it, or the log can't be read; there is no such file then.
-    """
-    before = len(_kept_files(log))
-    kept = log.with_name(f"{log.name}.damaged{f'.{before}' if before else ''}")
-    copying = log.with_name(f".{log.name}.damaged")
-    try:
-        with open(log, "rb") as source, open(copying, "wb") as file:
-            source.seek(start)
-            file.write(b"multisite-damaged-1 %d\n" % start)
-            shutil.copyfileobj(source, file, CHUNK_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(copying, kept)
-    except OSError:
-        copying.unlink(missing_ok=True)
-        raise
-    return kept
+def _chunks(descriptor: int, start: int, end: int, overlap: int = 0) -> Iterator[tuple[int, bytes]]:
+    while start + overlap < end and (data := os.pread(descriptor, min(CHUNK_BYTES, end - start), start)):
+        yield start, data
+        start += max(1, len(data) - overlap)
 
 
-def _kept_files(log: Path) -> list[Path]:
-    found: list[Path] = []
-    name = f"{log}.damaged"
-    while os.path.exists(name):
-        found.append(Path(name))
-        name = f"{log}.damaged.{len(found)}"
-    return found
+def _is_length(length: int) -> bool:
+    return MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES
 
 
-@lru_cache(maxsize=256)
-def _kept_rest(path: Path, size: int, changed: int) -> Rest:
-    """What a kept file holds: it does not change any more, so it is read once."""
-    with open(path, "rb") as file:
-        head = KEPT_HEAD.match(file.readline(64))
-    rest = Rest(0)  # the line is no frame
-    rest.search(path, size)
-    rest.start = int(head[1]) if head else 0
-    return rest
-
-
-def kept_rests(log: Path) -> list[Rest]:
-    """What `keep_rest` kept of this log, each with its place there. Cheap where it kept nothing.
-
-    Raises:
-        OSError: one of the files can't be read.
-    """
-    found = [(path, path.stat()) for path in _kept_files(log)]
-    return [_kept_rest(path, status.st_size, status.st_mtime_ns) for path, status in found]
-
-
-def damage_text(log: Path, kept: list[Rest], rest: Rest | None) -> str:
-    """What is wrong with a log, for people; empty if nothing.
+def find_frame(descriptor: int, start: int, end: int, most: int) -> tuple[int | None, int]:
+    """The first whole frame of a file that begins behind `start`.
 
     Args:
-        log: its path.
-        kept: what was kept of past damages.
-        rest: what lies behind its last whole frame now; None if nothing.
+        descriptor: of the file.
+        start: where it may not begin.
+        end: of what is searched.
+        most: what the search may cost; behind that `end` is the answer.
+
+    Returns:
+        Where it begins, None if there is none; and the cost.
     """
-    places = [*kept, rest] if rest is not None and rest.records else kept
-    if not places:
+    cost = 0
+    for at, data in _chunks(descriptor, start + 1, end, overlap=HEAD.size):
+        for match in RECORD_START.finditer(data, HEAD.size):
+            cost += LOOK_COST
+            head = match.start() - HEAD.size
+            length, _ = HEAD.unpack_from(data, head)
+            stop = at + head + HEAD.size + length
+            if _is_length(length) and stop <= end:
+                cost += length
+                if frame_at(descriptor, at + head, end) is not None:
+                    return at + head, cost
+            if cost > most:
+                return end, cost
+    return None, cost
+
+
+def is_torn(descriptor: int, start: int, end: int) -> bool:
+    """Whether what lies from `start` to the `end` of a file, without a whole frame, is a frame that is not complete, or zeros."""
+    last = start
+    for at, data in _chunks(descriptor, start, end):
+        last = at + len(text) if (text := data.rstrip(b"\0")) else last
+    if last - start < HEAD.size or end - start < LEAST_FRAME_BYTES:
+        return True
+    length, _ = HEAD.unpack(os.pread(descriptor, HEAD.size, start))
+    stop = start + HEAD.size + length
+    return _is_length(length) and stop != end and stop > last and not _is_one_record(descriptor, start, end)
+
+
+def _is_one_record(descriptor: int, start: int, end: int) -> bool:
+    """Whether it is a whole frame but for its length."""
+    if end - start > MAX_FRAME_BYTES:
+        return False
+    data = os.pread(descriptor, end - start, start)
+    _, checksum = HEAD.unpack_from(data)
+    return bool(zlib.crc32(memoryview(data)[HEAD.size :]) == checksum)
+
+
+def _count_records(descriptor: int, start: int, end: int) -> int:
+    """How many records there were: exactly, or at most."""
+    at, count = start, 0
+    while at + LEAST_FRAME_BYTES <= end and _is_length(length := HEAD.unpack(os.pread(descriptor, HEAD.size, at))[0]):
+        at, count = at + HEAD.size + length, count + 1
+    if at == end:
+        return count
+    if _is_one_record(descriptor, start, end):
+        return 1
+    return sum(sum(1 for _ in NO_TEXT.finditer(data)) for _, data in _chunks(descriptor, start, end))
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Damaged bytes of a log.
+
+    Attributes:
+        start, end: where they lie.
+        count: of the fillers in their place.
+        disk: the site on whose disk they are; empty if that is clear.
+    """
+
+    start: int
+    end: int
+    count: int
+    disk: str = ""
+
+    @classmethod
+    def of(cls, descriptor: int, start: int, end: int, disk: str) -> Damage:
+        """What lies from `start` to `end` of a file: LEAST_FRAME_BYTES bytes or more."""
+        size = end - start
+        count = max(1, _count_records(descriptor, start, end), -(-size // MAX_FRAME_BYTES))
+        return cls(start, end, min(count, size // LEAST_FRAME_BYTES), disk)
+
+    def fillers(self, offset: int, max_bytes: int) -> list[bytes]:
+        """Payloads of the fillers from `offset` on, of about `max_bytes` together; at least one."""
+        short, longer = divmod(self.end - self.start, self.count)  # so many are one byte longer
+        at = offset - self.start
+        index = at // (short + 1) if at < longer * (short + 1) else longer + (at - longer * (short + 1)) // short
+        number = max(1, max_bytes // (short + 1))
+        return [self._filler(short + (n < longer) - HEAD.size) for n in range(index, min(self.count, index + number))]
+
+    def _filler(self, length: int) -> bytes:
+        texts = [f"[broken {self.start} {self.disk}", f"[broken {self.start}", "[broken"]
+        text = next(text.rstrip() for text in texts if len(text.rstrip()) < length)
+        return text.encode().ljust(length - 1) + b"]"
+
+
+def lost_reason(payload: bytes) -> str:
+    """Why there is no record in this one's place, for people; empty if the payload is no filler."""
+    found = FILLER.fullmatch(payload)
+    if not found:
         return ""
-    count = sum(place.records for place in places)
-    least = "" if all(place.searched for place in places) else "at least "
-    where = f"at byte {places[0].start}" if len(places) == 1 else f"at {len(places)} places, the first at byte {places[0].start}"
-    then = f"; they are kept in {log.name}.damaged" if kept else ""
-    return f"{log.name} is damaged {where}: {least}{count} record{'' if count == 1 else 's'} behind it can't be delivered{then}"
+    byte, disk = (part.decode() if part else "" for part in found.groups())
+    where = f" of {disk}" if disk else ""
+    return (
+        f"damaged on the disk{where}{f', at byte {byte} of records.log' if byte else ''}; next: look at the disk{where}: it is lost"
+    )
+
+
+def kept_text(log: Path) -> str:
+    """What an earlier version kept of a damaged log, for people; empty if nothing."""
+    kept = log.with_name(f"{log.name}.damaged")
+    if not kept.exists():
+        return ""
+    return f"{kept.name} holds records behind a damage that were not delivered; next: look at the disk, then delete {kept.name}"

@@ -223,4 +223,4 @@ def _note_freed(spool: Spool, job: Job) -> None:
     if delivered:
         freed = load_json(spool.freed_file)
         freed[job.id] = delivered
-        save_json(spool.freed_file, dict(list(freed.items())[-FREED_JOBS:]))
+        save_json(spool.freed_file, dict(list(freed.items())[-FREED_JOBS:]), durable=True)

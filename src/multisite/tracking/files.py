@@ -25,15 +25,25 @@ class Damaged(ValueError):
     """What is in a file or a message is not what must be there. The message names the part and what it must be."""
 
 
-def save_json(path: Path, content: Any) -> None:
-    """Replaces `path`; the last of several that write at the same time wins. NaN and infinities, which JSON has not, become null."""
+def save_json(path: Path, content: Any, durable: bool = False) -> None:
+    """Replaces `path`; the last of several that write at the same time wins. NaN and infinities, which JSON has not, become null.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        durable: a power cut leaves the old file or the new one, and not an empty one. Costs some milliseconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         text = json.dumps(content, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(content), allow_nan=False)
-    temporary.write_text(text, encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -7,7 +7,6 @@ batch begins there: so a lost message, a lost answer and a restart of either sid
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,7 +48,7 @@ class LogUpload:
     problem: str = ""
     finished: bool = False
     unknown: bool = False  # the server has no such job
-    synced: int = 0
+    more: int = 0  # records that the server's copy has and this log has not: of damaged bytes it may know how many they were
 
 
 class Forwarder:
@@ -84,9 +83,9 @@ class Forwarder:
         busy = False
         uploads = [self._upload(job, origin) for origin in job.origins()]
         for upload in uploads:
-            if upload is not None and not upload.finished:
+            if not upload.finished:
                 busy |= self._step(upload)
-        if uploads and all(upload is not None and upload.finished for upload in uploads):
+        if uploads and all(upload.finished for upload in uploads):
             self._finished[job.id] = job.signature()
         return busy
 
@@ -95,15 +94,21 @@ class Forwarder:
             self._problems[job.id] = problem
             logger.warning("metrics of job %s stay on this site: %s; next: mend or delete %s", job.id, clean(problem), job.folder)
 
-    def _upload(self, job: Job, origin: Origin) -> LogUpload | None:
+    @staticmethod
+    def _read_route(job: Job, origin: Origin) -> dict[str, Any]:
+        """Where the log goes. Without its file (a power cut) to the server, unless it is delivered from here."""
+        found, problem = read_json(origin.folder / ROUTE, route)
+        if not found:
+            found = {"forwards": not job.settings_file.exists()}
+            way = "go to the server" if found["forwards"] else f"are delivered from here: there is a {job.settings_file.name}"
+            logger.warning("metrics of job %s, %s: %s; they %s", job.id, origin.name, problem or f"no {ROUTE}", way)
+        return found
+
+    def _upload(self, job: Job, origin: Origin) -> LogUpload:
         key = (job.id, origin.name)
         if key not in self._uploads:
-            found, problem = read_json(origin.folder / ROUTE, route)
-            if problem:
-                self._log_problem(job, f"{origin.name}: {problem}")
-            if not found:
-                return None
-            upload = LogUpload(job, origin, found["forwards"], LogReader(origin.log))
+            found = self._read_route(job, origin)
+            upload = LogUpload(job, origin, found["forwards"], LogReader(origin.log, origin.name))
             upload.finished = (origin.folder / DONE).exists()
             self._uploads[key] = upload
         return self._uploads[key]
@@ -117,10 +122,11 @@ class Forwarder:
         start, data = upload.reader.offset, b""
         if upload.known and upload.forwards:
             data = b"".join(frame(payload) for payload in upload.reader.read(BATCH_BYTES))
-            self._force_to_disk(upload)
+            if data:
+                upload.reader.force_to_disk()
         writer = upload.job.writer_status()
         status = {  # what goes with the data; `files.site_status` checks it on the server
-            "logged": account.logged,
+            "logged": account.logged + upload.more,
             "refused": account.refused,
             "closed": closed,
             "forwards": upload.forwards,
@@ -136,20 +142,11 @@ class Forwarder:
             self._apply_answer(upload, answer, status)
         return not closed or bool(data) or upload.reader.unread > 0
 
-    @staticmethod
-    def _force_to_disk(upload: LogUpload) -> None:
-        """What the server has acknowledged must be here after a power cut too, or the two logs would differ."""
-        if upload.synced < upload.reader.offset:
-            descriptor = os.open(upload.origin.log, os.O_RDONLY)
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
-            upload.synced = upload.reader.offset
-
     def _ask(self, upload: LogUpload, start: int, data: bytes, status: dict[str, Any]) -> dict[str, Any] | None:
         answer = self._send({"job": upload.job.id, "offset": start, "data": data, **status})
         problem = "the server does not answer" if answer is None else str(answer.get("error", "")) or _malformed(answer)
+        if answer is not None and not problem:
+            problem = _misplaced(upload, answer)
         upload.unknown = bool(answer and answer.get("unknown"))
         if problem and problem != upload.problem:
             then = f"; next: restore the job there, or delete {upload.job.folder} here" if upload.unknown else ""
@@ -170,13 +167,10 @@ class Forwarder:
         if answer.get("freed"):
             _mark_done(upload, answer["delivered"])
             return
-        size = answer["size"]
-        if upload.forwards and size != upload.reader.offset:
-            upload.reader = LogReader(upload.origin.log)
-            while upload.reader.offset < size and upload.reader.read(min(BATCH_BYTES, size - upload.reader.offset)):
-                pass
         if not status["closed"] or (upload.reader.unread and upload.forwards):
             return
+        if upload.forwards:
+            upload.more += answer["rows"] - status["logged"]
         delivered = int(answer["delivered"]) if upload.forwards else int(status["delivered"])
         if delivered >= status["logged"]:
             _mark_done(upload, delivered)
@@ -188,13 +182,25 @@ class Forwarder:
 def _malformed(answer: dict[str, Any]) -> str:
     """What is wrong with an answer; empty if nothing."""
     try:
-        whole(answer, "size")
-        whole(answer, "delivered")
+        for name in ("size", "rows", "delivered"):
+            whole(answer, name)
     except Damaged as damaged:
         return f"the server's answer can't be used: {damaged}"
     return ""
 
 
+def _misplaced(upload: LogUpload, answer: dict[str, Any]) -> str:
+    """Sets the reader to where the server's copy ends; why that is not possible, if it is not."""
+    if answer.get("freed") or not upload.forwards or answer["size"] == upload.reader.offset:
+        return ""
+    upload.reader = LogReader(upload.origin.log, upload.origin.name)
+    if upload.reader.go_to(answer["size"]):
+        return ""
+    return (
+        f"the server has {answer['size']} bytes of {upload.origin.log}, and no record begins there; next: look at this site's disk"
+    )
+
+
 def _mark_done(upload: LogUpload, delivered: int) -> None:
-    save_json(upload.origin.folder / DONE, {"delivered": delivered, "time": time.time()})
+    save_json(upload.origin.folder / DONE, {"delivered": delivered, "time": time.time()}, durable=True)
     upload.finished = True

@@ -184,7 +184,7 @@ class Intake:
         """Handles one message of the authenticated `site`.
 
         Returns:
-            `size` (bytes of the log here) and `delivered` (rows that W&B confirmed); `freed` where both are only remembered; or
+            `size` and `rows` (bytes and records of the log here), `delivered` (rows that W&B confirmed); `freed` where that is only remembered; or
             `error`, and `unknown` where it will not change soon.
         """
         if not NAME.fullmatch(site) or site == SERVER:
@@ -222,18 +222,18 @@ class Intake:
         origin = job.origin(site)
         if load_json(origin.site_json) != status:
             try:
-                save_json(origin.site_json, status)
+                save_json(origin.site_json, status, durable=status["closed"])  # an open log's is soon replaced
             except OSError as error:
                 raise RecordRefused(f"{origin.site_json}: {error.strerror}") from None
         sender.jobs.add(name)
         if not status["forwards"]:
-            return {"size": len(MAGIC), "delivered": status["delivered"]}
+            return {"size": len(MAGIC), "rows": 0, "delivered": status["delivered"]}
         log = sender.open(name, origin.log)
         if data:
             before = log.size
             log.extend(offset, data)
             sender.bytes += log.size - before
-        answer = {"size": log.size, "delivered": job.delivered().get(site, 0)}
+        answer = {"size": log.size, "rows": log.rows, "delivered": job.delivered().get(site, 0)}
         if status["closed"] and log.rows >= status["logged"]:
             sender.close(name)
         return answer
@@ -261,7 +261,7 @@ class Intake:
             raise Refused(
                 UNKNOWN_JOB, f"the server delivered job {name} with {delivered} records of {site}, and keeps none any more"
             )
-        return {"size": len(MAGIC), "delivered": delivered, "freed": True}
+        return {"size": len(MAGIC), "rows": 0, "delivered": delivered, "freed": True}
 
     def _check_limits(self, site: str, sender: Sender, name: str, data: bytes) -> None:
         sender.count(self.spool.root, site)

@@ -109,7 +109,7 @@ class WandbReceiver(Widget):
         try:
             self._log = LogWriter(self._job.origin(SERVER).log)
             settings = job_settings(self._job.id, SERVER, self.wandb_args, self.axes, bool(self.artifact))
-            save_json(self._job.settings_file, settings)
+            save_json(self._job.settings_file, settings, durable=True)
         except (OSError, RecordRefused) as error:
             self.logger.error(f"the metrics of this job have no place: {error}; next: free space on the server's volume")
 

@@ -97,9 +97,9 @@ class MetricsRecorder(Widget):
         self._origin = job.origin(self._site)
         DataBus().put_data(RECORDER + self._site, self._take)
         try:
-            save_json(self._origin.folder / ROUTE, {"forwards": self.forward})
+            save_json(self._origin.folder / ROUTE, {"forwards": self.forward}, durable=True)
             if self.wandb_args is not None:
-                save_json(job.settings_file, job_settings(job.id, self._site, self.wandb_args, self.axes))
+                save_json(job.settings_file, job_settings(job.id, self._site, self.wandb_args, self.axes), durable=True)
             self._reserve_refused()
         except OSError as error:
             self.logger.error(f"the metrics of this job have no place: {self._origin.folder}: {error.strerror}; training goes on")
@@ -172,9 +172,12 @@ class MetricsRecorder(Widget):
             except RecordTooLong as problem:
                 if not metrics:
                     raise
-                longest = max(metrics, key=lambda name: len(name) + len(json.dumps(metrics[name])))
-                refused[clean(longest, REFUSED_NAME_CHARACTERS)] = str(problem)
-                del metrics[longest]
+                excess, sizes = problem.excess, {name: _length(name, value) for name, value in metrics.items()}
+                for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+                    if excess > 0:
+                        refused[clean(name, REFUSED_NAME_CHARACTERS)] = str(problem)
+                        del metrics[name]
+                        excess -= sizes[name]
 
     def _count_refused(self, count: int) -> None:
         with self._lock:
@@ -217,6 +220,11 @@ class MetricsRecorder(Widget):
                 os.close(descriptor)
         except OSError:
             return  # the log has the count
+
+
+def _length(name: str, value: Any) -> int:
+    """Of a metric in a record, with its comma."""
+    return len(json.dumps({name: value}, separators=(",", ":"))) - 1
 
 
 def _padded(count: int) -> str:

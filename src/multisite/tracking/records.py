@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from multisite.text import clean
-from multisite.tracking.damage import keep_rest
+from multisite.tracking.damage import lost_reason
 from multisite.tracking.frames import MAGIC, MAX_RECORD_BYTES, MIN_RECORD_BYTES, frame, frame_ends
 from multisite.tracking.locks import is_locked, lock, unlock
 from multisite.tracking.log_reader import LogReader
 
 LAST_SECOND = 1e11  # of a record's time: in the year 5138
+MAKING_SECONDS = 5.0  # from a log's first sight to its lock; an empty log that is older was left by a power cut
 CLOSED, FORKED = -1, -2  # instead of a descriptor; FORKED: this process has to open its own
 
 
@@ -37,7 +38,11 @@ class RecordRefused(Exception):
 
 
 class RecordTooLong(RecordRefused):
-    """A record has more than MAX_RECORD_BYTES."""
+    """A record has more than MAX_RECORD_BYTES, by `excess`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the record has {size} bytes; at most {MAX_RECORD_BYTES} are allowed")
+        self.excess = size - MAX_RECORD_BYTES
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def encode(record: Record) -> bytes:
     except Exception as error:  # a value is anybody's class
         raise RecordRefused(clean(f"the metrics can't be written as JSON ({type(error).__name__}: {error})")) from None
     if len(payload) > MAX_RECORD_BYTES:
-        raise RecordTooLong(f"the record has {len(payload)} bytes; at most {MAX_RECORD_BYTES} are allowed")
+        raise RecordTooLong(len(payload))
     return payload
 
 
@@ -88,7 +93,7 @@ def decode(payload: bytes) -> Record:
     try:
         content = json.loads(payload)
     except (ValueError, RecursionError):
-        raise RecordDamaged("no JSON") from None
+        raise RecordDamaged(lost_reason(payload) or "no JSON") from None
     if not isinstance(content, list) or len(content) != 3:
         raise RecordDamaged("no [time, step, {name: value}]")
     time_, step, metrics = content
@@ -113,11 +118,11 @@ class LogWriter:
     def __init__(self, path: Path) -> None:
         """
         Args:
-            path: made if absent. A torn frame at its end is cut off; so is what lies behind a damaged one, when `keep_rest` has it.
+            path: made if absent. A torn frame at its end is cut off; damaged bytes stay in their place.
 
         Raises:
             BlockingIOError: another process has it open.
-            OSError, RecordRefused: it can't be made, or there is no room for what must be kept of it.
+            OSError, RecordRefused: it can't be made.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -138,11 +143,9 @@ class LogWriter:
             os.ftruncate(self._descriptor, 0)
             self._write(MAGIC)
             return len(MAGIC), 0
-        reader = LogReader(self.path)
+        reader = LogReader(self.path, closed=True)
         reader.count()
-        if (rest := reader.rest()) is not None:
-            if rest.records or not rest.searched:
-                keep_rest(self.path, reader.offset)
+        if size > reader.offset:
             os.ftruncate(self._descriptor, reader.offset)
         return reader.offset, reader.rows
 
@@ -272,9 +275,10 @@ os.register_at_fork(after_in_child=_after_fork)  # nothing is held around a fork
 
 
 def is_open(path: Path) -> bool:
-    """Whether a living process has the log open for appending."""
+    """Whether a living process has the log open for appending, or is just about to."""
     try:
-        just_made = path.stat().st_size < len(MAGIC)  # its writer locks it before it writes
+        found = path.stat()
     except FileNotFoundError:
         return False
+    just_made = found.st_size < len(MAGIC) and abs(time.time() - found.st_mtime) < MAKING_SECONDS
     return just_made or is_locked(path)

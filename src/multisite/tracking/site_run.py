@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -51,6 +52,7 @@ class SiteRun:
         self.unconfirmed: int = known.get("unconfirmed", 0)
         self.set_aside: dict[str, Any] = known.get("set_aside", {})
         self.trouble: Refusal | None = None
+        self._batches: deque[tuple[int, int]] = deque()  # number of its last record, and its place, of each that is not confirmed
         self.retry_at, self.pause = 0.0, 0.0
         self.closing: Future[None] | None = None
         self.closed_at = 0.0
@@ -68,6 +70,13 @@ class SiteRun:
     def waiting(self) -> bool:
         """Whether it needs a run."""
         return self.reopens or self.reader.unread > 0
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """Of the records sent and not confirmed."""
+        while self._batches and self._batches[0][0] <= self.confirmed:
+            self._batches.popleft()
+        return self.reader.offset - self._batches[0][1] if self._batches else 0
 
     @property
     def note(self) -> str:
@@ -100,11 +109,15 @@ class SiteRun:
 
     def opened(self, run: Run, rows: int) -> None:
         """Goes on with `run`, which has `rows` rows."""
-        self.reader = LogReader(self.origin.log)
+        self._read_again()
         self.reader.skip(rows)
         self.run, self.id, self.trouble, self.reopens = run, run.id, None, False
         self.confirmed = self.opened_with = rows
         self.progress = time.monotonic()
+
+    def _read_again(self) -> None:
+        self.reader = LogReader(self.origin.log)
+        self._batches.clear()
 
     def wait_by_itself(self, trouble: Refusal) -> None:
         """Has no run for a time: twice as long as the last time, unless rows have arrived since."""
@@ -112,7 +125,7 @@ class SiteRun:
         if self.confirmed > self.opened_with:
             self.pause = 0.0
         self.trouble, self.retry_at = trouble, time.monotonic() + self.pause
-        self.reader = LogReader(self.origin.log)
+        self._read_again()
 
     def close(self, pool: Executor, account: Account, exit_code: int) -> None:
         """Begins to finish the run: what it holds is sent, then the backend counts everything."""
@@ -130,16 +143,19 @@ class SiteRun:
 
     def send_batch(self, max_bytes: int) -> int:
         """Sends the next records of about `max_bytes` together. Returns how many; 0 when there is none, or the run takes no more."""
-        number = self.reader.rows
+        number, start = self.reader.rows, self.reader.offset
         payloads = self.reader.read(max_bytes)
+        self.reader.force_to_disk()  # the numbers of rows that W&B has must not be used again
         for payload in payloads:
             number += 1
             try:
                 self._send(payload, number)
             except Refusal as refusal:  # this process has the run open, and can't open it again: the next writer goes on
                 self.run, self.trouble, self.retry_at = None, refusal, math.inf
-                self.reader = LogReader(self.origin.log)
+                self._read_again()
                 return 0
+        if payloads:
+            self._batches.append((number, start))
         return len(payloads)
 
     def _send(self, payload: bytes, number: int) -> None:

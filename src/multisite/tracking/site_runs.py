@@ -13,6 +13,7 @@ from multisite.tracking.spool import Job
 from multisite.tracking.troubles import Refusal
 
 WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory; every site has an equal share
+WINDOW_BYTES = 64_000_000  # likewise
 CONFIRM_SECONDS = 5.0
 STALL_SECONDS = 30.0
 STILL_SECONDS = 12.0  # W&B counts rows up to 10 s late: so long a count must stand still, and the end waits for it at most
@@ -43,10 +44,10 @@ class SiteRuns:
         """One site's."""
         return self.by_site.setdefault(site, SiteRun(self._job.origin(site)))
 
-    @property
-    def share(self) -> int:
-        """Rows of one site that may be on their way."""
-        return WINDOW_ROWS // len(self.by_site)
+    def is_full(self, site_run: SiteRun) -> bool:
+        """Whether as much of a site's is on its way as may be."""
+        sites = len(self.by_site)
+        return site_run.outstanding >= WINDOW_ROWS // sites or site_run.outstanding_bytes >= WINDOW_BYTES // sites
 
     @property
     def outstanding(self) -> int:
@@ -122,7 +123,7 @@ class SiteRuns:
 
     def ask(self, backend: Backend) -> bool:
         """Asks the backend what it has, now and then. Returns whether that was more than before."""
-        hurry = self.outstanding >= WINDOW_ROWS or self.closing()
+        hurry = self.closing() or any(map(self.is_full, self.by_site.values()))
         if not self.outstanding or time.monotonic() - self._asked_at < (LOOK_SECONDS if hurry else CONFIRM_SECONDS):
             return False
         self._asked_at = time.monotonic()
@@ -146,7 +147,7 @@ class SiteRuns:
             elif site_run.run is None:
                 continue
             elif not backend.can_be_asked:
-                if site_run.outstanding >= self.share:
+                if self.is_full(site_run):
                     self.close(site_run, 0)
             elif now - site_run.progress > STALL_SECONDS:
                 site_run.trouble = Refusal("stalled", f"{backend.host} has confirmed no row for {STALL_SECONDS:.0f} s")

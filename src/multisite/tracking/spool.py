@@ -3,7 +3,7 @@
     <spool>/<job>/job.json            how the job's metrics go to W&B; only where they are delivered from
     <spool>/<job>/writer.json         the W&B writer's last status
     <spool>/<job>/<site>/records.log  the records; on the server a copy, whose first bytes are the site's
-    <spool>/<job>/<site>/records.log.damaged  what lay behind a damaged byte, kept when the log was opened again
+    <spool>/<job>/<site>/records.log.damaged  what an earlier version kept of a damaged log; reported, and never freed
     <spool>/<job>/<site>/site.json    on the server: the last status of the site's log
     <spool>/<job>/<site>/refused.json metrics that were not taken: the disk was full, or the value is no metric
     <spool>/<job>/model.safetensors   the final global model, until W&B has it
@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from multisite.tracking.arguments import checked_settings
+from multisite.tracking.damage import kept_text
 from multisite.tracking.files import (
     changed_at,
     checked_name,
@@ -122,16 +123,12 @@ class Origin:
         """The count of refused metrics."""
         return self.folder / "refused.json"
 
-    def counted(self) -> tuple[int, str]:
-        """Records in the log here, and how it is damaged; empty if it is not."""
+    def rows(self) -> int:
+        """Records in the log here; the lost ones in damaged bytes count too."""
         with self._counting:
             if self._counter is None:
                 self._counter = LogReader(self.log)
-            return self._counter.count(), self._counter.damage()
-
-    def rows(self) -> int:
-        """Records in the log here."""
-        return self.counted()[0]
+            return self._counter.count()
 
     def account(self, run: dict[str, Any]) -> Account:
         """The account, if the writer reports `run` of this site (`files.writer_status`), which may be empty."""
@@ -139,10 +136,10 @@ class Origin:
         sent = int(run.get("unconfirmed", 0))
         status, problem = read_json(self.site_json, site_status)
         try:
-            rows, damage = self.counted()
+            rows, kept = self.rows(), kept_text(self.log)
             if not status:
                 refused, damaged = read_json(self.refused, refused_count)
-                problems = "; ".join(part for part in (damage, problem or damaged) if part)
+                problems = "; ".join(part for part in (kept, problem or damaged) if part)
                 count, closed = refused.get("count", 0), not is_open(self.log)
                 return Account(rows, rows, min(delivered, rows), count, closed, aside, sent, problems)
         except OSError as error:
@@ -150,7 +147,7 @@ class Origin:
         if not status["forwards"]:
             return Account(status["logged"], status["logged"], status["delivered"], status["refused"], status["closed"])
         logged = max(rows, status["logged"])
-        return Account(logged, rows, min(delivered, rows), status["refused"], status["closed"], aside, sent, damage)
+        return Account(logged, rows, min(delivered, rows), status["refused"], status["closed"], aside, sent, kept)
 
 
 @dataclass

@@ -123,7 +123,7 @@ class JobWriter:
 
     def _send(self, site_run: SiteRun) -> int:
         sent, note = 0, site_run.note
-        while site_run.outstanding < self.runs.share and (count := site_run.send_batch(BATCH_BYTES)):
+        while not self.runs.is_full(site_run) and (count := site_run.send_batch(BATCH_BYTES)):
             sent += count
             if site_run.note != note:
                 self.runs.note(site_run, again=bool(note))

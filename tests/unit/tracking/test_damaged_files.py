@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from multisite.tracking import sync
 from multisite.tracking.delivery import Delivery, sweep
+from multisite.tracking.files import load_json, save_json
 from multisite.tracking.spool import Spool
 from tests.unit.spools import age, delivered, log, reported, settings
 
@@ -25,6 +27,18 @@ DAMAGED = {
     "job.json": "job.json",
 }
 CONTENTS = ["", "{", "[1]", "null", "\x00" * 64, "[" * 100_000, '{"logged": "x", "state": 5}', '{"count": -1, "runs": [], "wandb": 5, "logged": []}', '{"count": true, "runs": {"site-1": {"delivered": -5}}, "wandb": {"dir": "/"}, "logged": 1e400}']  # fmt: skip
+
+
+def test_a_durable_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a power cut leaves an empty one."""
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *arguments, name=name, real=real: (calls.append(name), real(*arguments)))
+    save_json(tmp_path / "a.json", {"a": 1}, durable=True)
+    save_json(tmp_path / "b.json", {"b": 1})
+    assert calls == ["fsync", "replace", "replace"]
+    assert load_json(tmp_path / "a.json") == {"a": 1}
 
 
 def beside(spool: Spool) -> None:

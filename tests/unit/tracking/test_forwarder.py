@@ -186,18 +186,26 @@ def test_one_site_can_not_write_into_the_log_of_another(federation: Federation) 
     assert federation.server.job("job-1").origin("site-2").rows() == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"forwards": "yes"}', '{"forwards": null}', '{"way": true}'])
-def test_a_damaged_route_is_said_once_and_every_other_job_goes_on(
-    federation: Federation, caplog: pytest.LogCaptureFixture, content: str
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"forwards": "yes"}', '{"forwards": null}', '{"way": true}'])
+@pytest.mark.parametrize("delivers", [False, True])
+def test_a_log_without_its_route_is_forwarded_unless_it_is_delivered_from_its_site_and_that_is_said_once(
+    federation: Federation, caplog: pytest.LogCaptureFixture, content: str | None, delivers: bool
 ) -> None:
-    LogWriter(federation.site.job("job-0").origin(SITE).log).close()
-    (federation.site.job("job-0").origin(SITE).folder / ROUTE).write_text(content, encoding="utf-8")
+    file = federation.job.origin(SITE).folder / ROUTE
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content, encoding="utf-8")
+    if delivers:
+        save_json(federation.job.settings_file, {"wandb": {}, "axes": {}, "owner": SITE})
     federation.log_some(3)
-    federation.settle()
-    said = [record.getMessage() for record in caplog.records if "job-0" in record.getMessage()]
+    tick(federation)
+    account = federation.server.job("job-1").accounts()[SITE]
+    assert account.logged == 3
+    assert federation.server.job("job-1").origin(SITE).rows() == (0 if delivers else 3)
+    said = [record.getMessage() for record in caplog.records if "route.json" in record.getMessage()]
     assert len(said) == 1
-    assert "route.json" in said[0]
-    assert "next: mend or delete" in said[0]
+    assert ("delivered from here" if delivers else "go to the server") in said[0]
 
 
 @pytest.mark.parametrize("name", ["writer.json", "site-1/refused.json"])
@@ -207,7 +215,9 @@ def test_a_damaged_file_of_a_site_costs_what_it_says_and_no_records(federation: 
     federation.settle()
 
 
-@pytest.mark.parametrize("answer", [{}, {"size": "x"}, {"size": None, "delivered": 0}, {"size": 20, "delivered": []}])
+@pytest.mark.parametrize(
+    "answer", [{}, {"size": "x"}, {"size": None, "rows": 0, "delivered": 0}, {"size": 20, "rows": 0, "delivered": []}]
+)
 def test_an_answer_that_is_none_is_said_and_the_next_one_counts(
     federation: Federation, caplog: pytest.LogCaptureFixture, answer: dict[str, Any]
 ) -> None:

@@ -20,6 +20,7 @@ from nvflare.fuel.data_event.data_bus import DataBus
 from multisite import nvflare_patches
 from multisite.job.progress import SITE_ERROR
 from multisite.nvflare_patches import metric_log
+from multisite.tracking import records as records_module
 from multisite.tracking.arguments import job_settings
 from multisite.tracking.files import load_json, save_json
 from multisite.tracking.frames import MAX_RECORD_BYTES
@@ -167,6 +168,20 @@ def test_a_call_that_is_too_long_loses_its_longest_metrics_alone(
     assert logged(recorder) == [({"loss": 0.5}, 1)]
     assert f"at most {MAX_RECORD_BYTES} are allowed" in caplog.text
     assert "free space" not in caplog.text
+
+
+def test_a_call_of_very_many_metrics_that_is_too_long_is_shortened_in_a_few_tries(
+    api: InProcessClientAPI, recorder: MetricsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+    real = LogWriter.log
+    monkeypatch.setattr(LogWriter, "log", lambda self, metrics, step: tries.append(len(metrics)) or real(self, metrics, step))
+    monkeypatch.setattr(records_module, "MAX_RECORD_BYTES", 20_000)
+    WandBWriter(context(api)).log({f"metric {number:04}": 0.5 for number in range(3000)}, 1)
+    assert len(tries) <= 3
+    ((metrics, _),) = logged(recorder)
+    assert len(metrics) == tries[-1] > 1000
+    assert recorder._refused == 3000 - len(metrics)
 
 
 @pytest.mark.parametrize("call", [None, 5, [1.0]], ids=str)
