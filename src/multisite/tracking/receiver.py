@@ -26,7 +26,7 @@ from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import save_json
 from multisite.tracking.locks import is_locked
 from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, note_end, root
+from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, name_simulation, note_end, root
 
 MODELS = "models"  # the folder of a run that the job's persistor writes
 AXES = {"round": "round", "global/*": "round", "sites/*": "round"}
@@ -70,6 +70,7 @@ class WandbReceiver(Widget):
         self.axes = checked_axes({**AXES, **checked_axes({} if axes is None else axes)})
         self.wait_seconds = checked_wait_seconds(wait_seconds)
         self.artifact = checked_artifact(artifact)
+        name_simulation()  # NVFlare's simulator makes its components anew for each simulation, before it starts a site's process
         self._job: Job | None = None
         self._log: LogWriter | None = None
         self._own_delivery: Delivery | None = None

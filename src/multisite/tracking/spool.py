@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ from multisite.tracking.records import is_open
 
 ROOT_VARIABLE = "MULTISITE_SPOOL"
 JOB_VARIABLE = "MULTISITE_JOB"
+SIMULATION_VARIABLE = "MULTISITE_SIMULATION"
+SIMULATED = "simulate_job"  # every job's id in NVFlare's simulator (`nvflare/private/fed/simulator/simulator_const.py`)
 SERVER = "server"
 EXIT_CODES = {"completed": 0, "failed": 1, "": 1, "aborted": 255}  # 255: W&B shows the run as killed
 BLOCKED = ("offline", "refused", "unreachable", "misconfigured")  # states in which a writer delivers nothing until somebody acts
@@ -56,9 +59,15 @@ def root(workspace: str | Path) -> Path:
     return Path(os.environ.get(ROOT_VARIABLE) or Path(workspace) / "spool")
 
 
+def name_simulation() -> None:
+    """Gives the simulation that begins in this process an id of its own, which the processes that it starts inherit."""
+    os.environ[SIMULATION_VARIABLE] = f"simulation-{uuid.uuid4().hex[:12]}"
+
+
 def job_name(nvflare_id: str) -> str:
-    """The job's id here: NVFlare's, or MULTISITE_JOB, for the simulator calls every job the same."""
-    return os.environ.get(JOB_VARIABLE) or nvflare_id
+    """The job's id here: NVFlare's, or MULTISITE_JOB. NVFlare's simulator calls every job the same: see `name_simulation`."""
+    simulated = os.environ.get(SIMULATION_VARIABLE, "") if nvflare_id == SIMULATED else ""
+    return os.environ.get(JOB_VARIABLE) or simulated or nvflare_id
 
 
 @dataclass(frozen=True)
