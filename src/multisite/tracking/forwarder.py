@@ -16,8 +16,9 @@ from multisite.text import clean
 from multisite.tracking.files import Damaged, read_json, route, save_json, whole
 from multisite.tracking.frames import frame
 from multisite.tracking.log_reader import LogReader
+from multisite.tracking.origin import Origin
 from multisite.tracking.records import is_open
-from multisite.tracking.spool import Job, Origin, Spool
+from multisite.tracking.spool import Job, Spool
 
 BATCH_BYTES = 256 * 1024
 ASK_NOW = 0.001  # a time for `retry_at` that is past, and not the 0 of an upload that waits for nothing

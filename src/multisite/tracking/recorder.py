@@ -22,8 +22,9 @@ from multisite.tracking.arguments import checked_axes, checked_flag, checked_wan
 from multisite.tracking.files import read_json, refused_count, save_json
 from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.locks import is_locked
+from multisite.tracking.origin import Origin
 from multisite.tracking.records import LogWriter, RecordRefused, RecordTooLong
-from multisite.tracking.spool import Job, Origin, Spool, job_name, note_end, root
+from multisite.tracking.spool import Job, Spool, job_name, note_end, root
 from multisite.tracking.values import plain_metrics
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)

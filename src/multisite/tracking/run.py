@@ -8,8 +8,8 @@ from pathlib import Path
 import wandb
 
 from multisite.text import clean
+from multisite.tracking.origin import Account
 from multisite.tracking.records import Record, RecordDamaged
-from multisite.tracking.spool import Account
 from multisite.tracking.troubles import Refusal
 
 STEP = "step"

@@ -12,9 +12,9 @@ from typing import Any
 from multisite.text import clean
 from multisite.tracking.backend import Place
 from multisite.tracking.log_reader import LogReader
+from multisite.tracking.origin import Account, Origin
 from multisite.tracking.records import RecordDamaged, decode
 from multisite.tracking.run import Run
-from multisite.tracking.spool import Account, Origin
 from multisite.tracking.troubles import Refusal
 
 RETRY_SECONDS = (30.0, 300.0)  # until a run in trouble is tried again: a try takes 20 s, of every site of the job

@@ -16,8 +16,9 @@ from multisite.tracking.files import save_json
 from multisite.tracking.forwarder import DONE
 from multisite.tracking.frames import HEAD, MAGIC, MAX_RECORD_BYTES, frame
 from multisite.tracking.log_reader import LogReader
+from multisite.tracking.origin import Origin
 from multisite.tracking.records import LogWriter, Record, RecordDamaged, decode, encode
-from multisite.tracking.spool import Origin, Spool
+from multisite.tracking.spool import Spool
 from tests.unit.spools import age, log
 from tests.unit.tracking.test_forwarder import Federation, tick
 

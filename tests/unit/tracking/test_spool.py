@@ -14,8 +14,9 @@ from multisite.text import LONGEST, clean
 from multisite.tracking import delivery
 from multisite.tracking.delivery import Delivery, WriterProcess, sweep
 from multisite.tracking.files import checked_name, load_json, save_json
+from multisite.tracking.origin import Account
 from multisite.tracking.records import LogWriter
-from multisite.tracking.spool import SERVER, Account, Spool
+from multisite.tracking.spool import SERVER, Spool
 from tests.unit.spools import age, delivered, log, reported, settings
 
 
