@@ -71,7 +71,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     backend = WandbBackend(("127.0.0.1", 0), KnownKeys({KEY: "hospital"}))
     backend.start()
     monkeypatch.setenv("WANDB_BASE_URL", backend.url)
-    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "0.5")
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
     site = Site(tmp_path, backend)
     yield site
     site.delivery.stop()

@@ -86,11 +86,17 @@ def test_the_operators_entity_and_project_are_never_a_jobs_to_choose(
     assert (found["entity"], found["project"]) == place
 
 
-def test_an_interval_that_is_no_number_is_said_and_does_not_restart_the_writer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(INTERVAL, "abc")
+@pytest.mark.parametrize("interval", ["abc", "0.5", "1.5"])
+def test_an_interval_that_w_and_b_does_not_take_is_said_and_does_not_restart_the_writer(
+    site: Site, monkeypatch: pytest.MonkeyPatch, interval: str
+) -> None:
+    monkeypatch.setenv(INTERVAL, interval)
     site.log(1)
     wait_for(lambda: site.report()["state"] == "misconfigured")
-    assert site.report()["reason"] == "WANDB_TRANSMIT_SECONDS=abc is no number of seconds; next: correct it in .env, make up"
+    assert (
+        site.report()["reason"]
+        == f"WANDB_TRANSMIT_SECONDS={interval} is no whole number above 0; next: correct it in .env, make up"
+    )
     writer = site.writer()
     assert writer is not None
     assert writer.poll() is None

@@ -8,7 +8,6 @@ rows that somebody else adds to a run are not taken for ours.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from multisite.tracking.troubles import Refusal, has_no_such_field, refusal
 API_SECONDS = 20
 INIT_SECONDS = 20
 FINISH_SECONDS = 25.0
-TRANSMIT_SECONDS = 5.0
+TRANSMIT_SECONDS = 5
 INTERVAL = "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"
 SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")  # of an agent that this process runs under: `wandb.init` would ignore our ids
 # No console capture, no machine statistics, no code, no reports to a third party; the record log is the only journal.
@@ -86,19 +85,18 @@ def with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
 def transmit_seconds() -> float:
     """Between two transmissions of W&B's client, as the operator set it (WANDB_TRANSMIT_SECONDS in `.env`).
 
+    The client takes whole seconds: it cuts 1.5 to 1, and 0.5 to its own 15.
+
     Raises:
-        Refusal: it is no number of seconds.
+        Refusal: it is no whole number above 0.
     """
-    text = os.environ.get(INTERVAL, "").strip()
-    try:
-        seconds = float(text or TRANSMIT_SECONDS)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
+    text = os.environ.get(INTERVAL, "").strip() or str(TRANSMIT_SECONDS)
+    if not (text.isdecimal() and len(text) <= 9 and int(text)):
         raise Refusal(
-            "misconfigured", f"WANDB_TRANSMIT_SECONDS={clean(text, 40)} is no number of seconds; next: correct it in .env, make up"
+            "misconfigured",
+            f"WANDB_TRANSMIT_SECONDS={clean(text, 40)} is no whole number above 0; next: correct it in .env, make up",
         )
-    return seconds
+    return float(text)
 
 
 class Backend:
