@@ -64,7 +64,7 @@ bench)
     in_test_image python -m tests.bench.federation.plot results/bench/federation.json >results/bench/federation.svg
     in_test_image python -m tests.bench.training ${QUICK:+--quick}
     ;;
-bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} ;;
+bench-metrics) images; in_test_image python -m tests.bench.metrics ${QUICK:+--quick} && in_test_image python -m tests.bench.idle ;;
 e2e) images; e2e tests/e2e; one_job "" none ;;
 faults) images; docker/venv.sh; FAULTS=all .venv/bin/python -m pytest -p no:cacheprovider tests/e2e/test_07_faults.py tests/e2e/test_08_eight_sites.py ;;
 next | newest) images; next_fast "$1"; one_job "$1" "" ;;

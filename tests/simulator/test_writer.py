@@ -259,7 +259,9 @@ def test_a_job_from_before_rows_carried_numbers_goes_on_behind_its_lines(site: S
     assert site.values() == list(range(60))
 
 
-def test_a_run_that_somebody_renamed_keeps_its_name(site: Site) -> None:
+@pytest.mark.parametrize("shell", ["", "from the shell"])
+def test_a_run_that_somebody_renamed_keeps_its_name(site: Site, monkeypatch: pytest.MonkeyPatch, shell: str) -> None:
+    monkeypatch.setenv("WANDB_NAME", shell)
     site.log(10)
     wait_for(lambda: len(site.values()) == 10)
     rename_run(site.backend.url, "job-1-site-1", "my best run")

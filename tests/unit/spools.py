@@ -35,5 +35,4 @@ def reported(spool: Spool, site: str, **changes: object) -> None:
 
 def age(spool: Spool, days: float) -> None:
     for path in spool.root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (time.time() - days * DAY,) * 2)
+        os.utime(path, (time.time() - days * DAY,) * 2)

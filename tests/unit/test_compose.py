@@ -152,6 +152,30 @@ def test_no_environment_holds_the_key(path: Path) -> None:
         assert not [name for name in service.get("environment", {}) if "KEY" in name]
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_container_gets_the_key_of_the_shell_or_of_env(path: Path) -> None:
+    """Compose reads both for the names that a file mentions, and hands a whole file on where there is an `env_file`."""
+    text = path.read_text(encoding="utf-8")
+    assert "WANDB_API_KEY" not in text
+    assert "env_file" not in text
+
+
+def test_neither_env_nor_the_secrets_reach_an_image_or_git() -> None:
+    first, *others = [
+        line for line in (HOME / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
+    assert first == "*"
+    assert set(others) == {
+        "!docker/haproxy.cfg",
+        "!docker/install.sh",
+        "!docker/requirements/*.txt",
+        "!jobs",
+        "!src",
+        "**/__pycache__",
+    }
+    assert {".env", "/secrets/"} <= set((HOME / ".gitignore").read_text(encoding="utf-8").splitlines())
+
+
 def test_one_port_is_published_on_the_hosts_own_address_by_default_and_it_is_the_gateways() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["gateway"]
     (port,) = SERVICES["gateway"]["ports"]

@@ -9,14 +9,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from multisite.console import admin, images, preflight, report, running_jobs
+from multisite.console import admin, api_key, images, preflight, report, running_jobs
 from multisite.console.containers import ONE_SHOTS, Containers, as_wanted
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
-from multisite.console.text import quoted
+from multisite.console.text import quoted, say
 from multisite.job.options import UNKNOWN
 
 REGISTER_SECONDS = 120.0
@@ -108,6 +109,14 @@ class Deployment:
         provisioned = datetime.fromisoformat(finished[:19]).replace(tzinfo=timezone.utc).timestamp()
         return (self.settings.home / "project.yml").stat().st_mtime < provisioned
 
+    @cached_property
+    def key(self) -> str:
+        """The W&B key, see `api_key.choose`; empty if there is none. What has to be said about it is said once."""
+        key, note = api_key.choose(self.settings)
+        if note:
+            say(note)
+        return key
+
     def stage_key(self) -> None:
         """Copies the key to the file that Compose mounts: in place, so that running containers see a new key.
 
@@ -116,15 +125,7 @@ class Deployment:
         folder = self.settings.home / "secrets" / ".mounted"
         folder.mkdir(parents=True, exist_ok=True)
         folder.parent.chmod(stat.S_IRWXU)
-        staged, source = folder / "wandb_api_key", self.settings.key_file
-        try:
-            key = source.read_text(encoding="utf-8").strip() if source.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConsoleError(
-                "W&B key", f"{source} can't be read ({type(error).__name__})", "correct the file, or WANDB_KEY_FILE"
-            ) from None
-        if self.settings.get("WANDB_KEY_FILE") and not source.exists():
-            raise ConsoleError("W&B key", f"WANDB_KEY_FILE={source} does not exist", "correct it, or leave it empty to go without")
+        staged, key = folder / "wandb_api_key", self.key
         if not staged.exists() or staged.read_text(encoding="utf-8") != key:
             if staged.exists():
                 staged.chmod(0o600)

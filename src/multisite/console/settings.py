@@ -34,7 +34,7 @@ class ConsoleError(Exception):
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Assignments of an env file; an unreadable line is an error that names it.
+    """Assignments of an env file; an unreadable line is an error that gives its number.
 
     Raises:
         ConsoleError: a line is no assignment.
@@ -48,7 +48,8 @@ def read_env(path: Path) -> dict[str, str]:
             continue
         match = LINE.fullmatch(line)
         if not match:
-            raise ConsoleError("settings", f"{path.name}, line {number} is no NAME=value: {line!r}", f"correct {path}")
+            # The line itself is not shown: it may be the one with the W&B key.
+            raise ConsoleError("settings", f"{path.name}, line {number} is no NAME=value", f"correct {path}")
         values[match[1]] = match[2].strip().strip("\"'")
     return values
 

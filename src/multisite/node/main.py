@@ -29,6 +29,7 @@ from multisite.node.engine import ENGINE
 from multisite.provisioning import policy
 from multisite.provisioning.handout import STAMP
 from multisite.provisioning.kit import KIT, Kit, KitError, read_kit
+from multisite.tracking.environment import drop_empty_settings
 from multisite.tracking.spool import ROOT_VARIABLE
 
 WORKSPACE = Path("/workspace")
@@ -211,6 +212,7 @@ class Node:
 def main() -> int:
     """Entry point of a server's and a site's container."""
     READY.unlink(missing_ok=True)
+    drop_empty_settings()  # for every process from here on: a user's own `wandb.login` in a job fails with them
     try:
         kit = read_kit(KIT)
         kit.check_valid()

@@ -19,6 +19,7 @@ import wandb
 
 from multisite.text import clean
 from multisite.tracking.arguments import checked_axes, checked_wandb_args
+from multisite.tracking.environment import drop_empty_settings, with_operator_settings
 from multisite.tracking.run import ATTEMPT, DELIVERED, NUMBER, Run
 from multisite.tracking.troubles import Refusal, has_no_such_field, refusal
 
@@ -66,22 +67,6 @@ def run_id(job: str, site: str) -> str:
     return plain if len(plain) <= 64 and "." not in site else hashlib.sha256(f"{job}/{site}".encode()).hexdigest()[:32]
 
 
-def with_operator_settings(wandb_args: dict[str, Any]) -> dict[str, Any]:
-    """`wandb_args`, with what the operator set in the environment instead: WANDB_PROJECT, WANDB_ENTITY, WANDB_TAGS.
-
-    A project is one of an entity: where the operator set the project alone, it is the one of the key's own entity, not of a job's.
-    """
-    settings = dict(wandb_args)
-    if os.environ.get("WANDB_PROJECT", "").strip():
-        settings.pop("entity", None)
-    for name in ("project", "entity"):
-        if value := os.environ.get(f"WANDB_{name.upper()}", "").strip():
-            settings[name] = value
-    if tags := [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]:
-        settings["tags"] = tags
-    return settings
-
-
 def transmit_seconds() -> float:
     """Between two transmissions of W&B's client, as the operator set it (WANDB_TRANSMIT_SECONDS in `.env`).
 
@@ -117,8 +102,7 @@ class Backend:
             Refusal: it does not answer, or refuses the key; or a setting is wrong.
         """
         arguments, self._axes = checked_wandb_args(job_settings.get("wandb", {})), checked_axes(job_settings.get("axes", {}))
-        for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
-            del os.environ[name]  # Compose passes unset ones as empty, which the SDK takes for values
+        drop_empty_settings()
         for name in SWEEP:
             os.environ.pop(name, None)
         os.environ.update(ENVIRONMENT)
@@ -203,7 +187,7 @@ class Backend:
             **self._settings,
             "id": run_id(self._job, site),
             "resume": "allow",
-            "name": None if known else f"{site}-{name}",
+            "name": "" if known else f"{site}-{name}",  # None would let WANDB_NAME in
             "group": self._settings.get("group") or f"{name}-{self._job}",
             "config": {**self._settings.get("config", {}), "job": self._job, "job_id": self._job_id, "site": site},
             "dir": str(self._folder),

@@ -14,15 +14,17 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from multisite.tracking.files import load_json, save_json
+from multisite.tracking.files import changed_at, load_json, save_json
 from multisite.tracking.forwarder import DONE
 from multisite.tracking.key import SECRET, KeyProblem, read_key
 from multisite.tracking.locks import POLL_SECONDS, WAIT_SECONDS
+from multisite.tracking.looks import Looks
 from multisite.tracking.spool import Job, Spool
 
 TICK_SECONDS, IDLE_SECONDS = 0.5, 2.0  # between looks: while something can be delivered, and while nothing can
 RESTART_SECONDS = (1.0, 30.0)
 GIVE_UP_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
+SETTINGS_SECONDS = 60.0  # after which a job without settings is none to deliver
 KEEP_DAYS = 7.0
 SWEEP_SECONDS = 600.0
 FREED_JOBS = 10_000  # whose delivery is remembered, for sites that come back later
@@ -67,6 +69,7 @@ class Delivery:
         self._writers: dict[str, WriterProcess] = {}
         self._stopped = threading.Event()
         self._swept = 0.0
+        self._looks, self._asked = Looks(spool), 0.0
         self._thread = threading.Thread(target=self._run, daemon=True, name="wandb-delivery")
 
     def start(self) -> None:
@@ -88,31 +91,39 @@ class Delivery:
         pause = TICK_SECONDS
         while not self._stopped.wait(pause):
             try:
-                self.tick()
-                pause = IDLE_SECONDS if all(writer.is_idle() for writer in self._writers.values()) else TICK_SECONDS
+                pause = IDLE_SECONDS if self.tick() else TICK_SECONDS
             except Exception:  # the next tick may do better; a dead thread would not
                 logger.exception("delivery to W&B")
 
-    def tick(self) -> None:
-        """Starts a writer wherever one is due, and sweeps now and then."""
+    def tick(self) -> bool:
+        """Starts a writer wherever one is due, and sweeps now and then. Returns whether nothing is to be done for now."""
         asked = self.spool.sync_requested()
-        for job in self.spool.jobs():
-            if not job.settings_file.exists():
-                continue
-            writer = self._writers.setdefault(
-                job.id, WriterProcess(job, asked=asked, give_up_at=time.monotonic() + GIVE_UP_SECONDS)
-            )
-            if writer.asked != asked:
-                writer.asked, writer.not_before, writer.pause = asked, 0.0, RESTART_SECONDS[0]
-                writer.give_up_at = time.monotonic() + GIVE_UP_SECONDS
-            try:
-                self._supervise(writer)
-            except OSError as error:  # of this job's files: every other goes on
-                self._set_state(writer.job, "stalled", f"{error.strerror}: {error.filename}")
-                writer.not_before = time.monotonic() + RESTART_SECONDS[1]
+        idle = [self._look(job, asked) for job in self._looks.jobs(every=asked != self._asked)]
+        self._asked = asked
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
-            sweep(self.spool)
+            for freed in sweep(self.spool):
+                self._writers.pop(freed, None)
+        return all(idle)
+
+    def _look(self, job: Job, asked: float) -> bool:
+        """Starts a job's writer, if it is due. Returns whether nothing is to be done for now."""
+        if not job.settings_file.exists():
+            if time.time() - changed_at(job.folder) > SETTINGS_SECONDS:
+                self._looks.settled(job)
+            return True
+        writer = self._writers.setdefault(job.id, WriterProcess(job, asked=asked, give_up_at=time.monotonic() + GIVE_UP_SECONDS))
+        if writer.asked != asked:
+            writer.asked, writer.not_before, writer.pause = asked, 0.0, RESTART_SECONDS[0]
+            writer.give_up_at = time.monotonic() + GIVE_UP_SECONDS
+        try:
+            self._supervise(writer)
+        except OSError as error:  # of this job's files: every other goes on
+            self._set_state(writer.job, "stalled", f"{error.strerror}: {error.filename}")
+            writer.not_before = time.monotonic() + RESTART_SECONDS[1]
+        if writer.settled and writer.process is None and job.is_over():
+            self._looks.settled(job)
+        return writer.is_idle()
 
     def _supervise(self, writer: WriterProcess) -> None:
         if writer.settled and writer.process is None and writer.signature == writer.job.signature():
@@ -203,6 +214,8 @@ def sweep(spool: Spool, now: float | None = None) -> list[str]:
 
 def _may_be_freed(job: Job, now: float) -> bool:
     """Whether every record is delivered, and nothing has changed for `keep_days`."""
+    if now - changed_at(job.folder) < keep_days() * DAY:  # cheap: it is asked of every job that is kept
+        return False
     origins = job.origins()
     if not origins or not job.is_over() or job.has_model():
         return False

@@ -16,6 +16,7 @@ from multisite.text import clean
 from multisite.tracking.files import Damaged, read_json, route, save_json, whole
 from multisite.tracking.frames import frame
 from multisite.tracking.log_reader import LogReader
+from multisite.tracking.looks import Looks
 from multisite.tracking.origin import Origin
 from multisite.tracking.records import is_open
 from multisite.tracking.spool import Job, Spool
@@ -59,6 +60,7 @@ class Forwarder:
         self.spool = spool
         self._send = send
         self._uploads: dict[tuple[str, str], LogUpload] = {}
+        self._looks = Looks(spool)
         self._finished: dict[str, tuple[float, ...]] = {}  # jobs that are done with, and how they looked then
         self._problems: dict[str, str] = {}  # of jobs whose files are not what they must be
         self._asked = spool.sync_requested()
@@ -66,12 +68,12 @@ class Forwarder:
     def tick(self) -> bool:
         """Sends at most one batch of every log. Returns whether any log is open or has something unsent."""
         busy = False
-        if self._asked != (asked := self.spool.sync_requested()):
+        if again := self._asked != (asked := self.spool.sync_requested()):
             self._asked = asked
             for upload in self._uploads.values():
                 if upload.unknown:
                     upload.retry_at = ASK_NOW
-        for job in self.spool.jobs():
+        for job in self._looks.jobs(every=again):
             try:
                 busy |= self._tick_job(job)
             except Exception as error:  # of this job's files, or of one answer: every other job goes on
@@ -80,6 +82,7 @@ class Forwarder:
 
     def _tick_job(self, job: Job) -> bool:
         if self._finished.get(job.id) == job.signature():
+            self._looks.settled(job)
             return False
         busy = False
         uploads = [self._upload(job, origin) for origin in job.origins()]
@@ -88,6 +91,9 @@ class Forwarder:
                 busy |= self._step(upload)
         if uploads and all(upload.finished for upload in uploads):
             self._finished[job.id] = job.signature()
+            self._looks.settled(job)
+            for upload in uploads:
+                del self._uploads[(job.id, upload.origin.name)]
         return busy
 
     def _log_problem(self, job: Job, problem: str) -> None:

@@ -226,6 +226,7 @@ class Intake:
             except OSError as error:
                 raise RecordRefused(f"{origin.site_json}: {error.strerror}") from None
         sender.jobs.add(name)
+        self.spool.changed.add(name)
         if not status["forwards"]:
             return {"size": len(MAGIC), "rows": 0, "delivered": status["delivered"]}
         log = sender.open(name, origin.log)

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ JOB_VARIABLE = "MULTISITE_JOB"
 SIMULATION_VARIABLE = "MULTISITE_SIMULATION"
 SIMULATED = "simulate_job"  # every job's id in NVFlare's simulator (`nvflare/private/fed/simulator/simulator_const.py`)
 SERVER = "server"
+CLOCK_SECONDS = 1.0  # what a file system may round a time of change by
 EXIT_CODES = {"completed": 0, "failed": 1, "": 1, "aborted": 255}  # 255: W&B shows the run as killed
 BLOCKED = ("offline", "refused", "unreachable", "misconfigured")  # states in which a writer delivers nothing until somebody acts
 
@@ -196,15 +197,21 @@ class Spool:
     """Everything that this machine keeps."""
 
     root: Path
+    changed: set[str] = field(default_factory=set, repr=False)  # ids of jobs whose files this process has changed
     _jobs: dict[str, Job] = field(default_factory=dict, repr=False)
+    _listed: tuple[float, float, list[Job]] = field(default=(0.0, 0.0, []), repr=False)  # its time of change, when, what
 
-    def jobs(self) -> Iterator[Job]:
-        """Every job, in no order."""
-        found = {folder.name: folder for folder in folders(self.root)}
-        for gone in set(self._jobs) - set(found):
-            del self._jobs[gone]
-        for name, folder in found.items():
-            yield self._jobs.setdefault(name, Job(folder))
+    def jobs(self) -> list[Job]:
+        """Every job, in no order. Their folder is read again when it has changed."""
+        changed, (listed, when, jobs) = changed_at(self.root), self._listed
+        if changed != listed or when - changed < CLOCK_SECONDS:
+            now = time.time()
+            found = {folder.name: folder for folder in folders(self.root)}
+            for gone in set(self._jobs) - set(found):
+                del self._jobs[gone]
+            jobs = [self._jobs.setdefault(name, Job(folder)) for name, folder in found.items()]
+            self._listed = changed, now, jobs
+        return jobs
 
     def job(self, job_id: str) -> Job:
         """One job, which need not exist yet.

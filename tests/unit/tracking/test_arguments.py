@@ -16,7 +16,6 @@ from multisite.job.options import JobOptions
 from multisite.job.persistor import GLOBAL_MODEL
 from multisite.job.recipe import Cifar10Recipe
 from multisite.tracking.arguments import WANDB_ARGUMENTS, ArgumentRefused
-from multisite.tracking.backend import with_operator_settings
 from multisite.tracking.receiver import WandbReceiver
 from multisite.tracking.recorder import MetricsRecorder
 from multisite.tracking.spool import JOB_VARIABLE, ROOT_VARIABLE, Spool
@@ -147,22 +146,3 @@ def test_what_the_components_write_is_what_the_writer_reads(
     assert (settings["owner"], settings["artifact"]) == where
     assert settings["axes"].items() >= {"val/*": "round"}.items()
     assert settings["wandb"] == {**EVERYTHING, "config": {**EVERYTHING["config"], "diverged": None}}  # JSON has no NaN
-
-
-@pytest.mark.parametrize(
-    ("operator", "place"),
-    [
-        ({"WANDB_ENTITY": "hospital", "WANDB_PROJECT": "study"}, {"entity": "hospital", "project": "study"}),
-        ({"WANDB_ENTITY": "hospital"}, {"entity": "hospital", "project": "job"}),
-        ({"WANDB_PROJECT": "study"}, {"project": "study"}),  # of the key's own entity
-        ({"WANDB_PROJECT": " ", "WANDB_ENTITY": ""}, {"entity": "job", "project": "job"}),
-        ({"WANDB_TAGS": "one, two"}, {"entity": "job", "project": "job", "tags": ["one", "two"]}),
-    ],
-)
-def test_what_the_operator_set_goes_before_what_a_job_says(
-    monkeypatch: pytest.MonkeyPatch, operator: dict[str, str], place: dict[str, Any]
-) -> None:
-    for name, value in operator.items():
-        monkeypatch.setenv(name, value)
-    given = {"entity": "job", "project": "job", "tags": ["job"]}
-    assert with_operator_settings(given) == {"tags": ["job"], **place}

@@ -146,8 +146,7 @@ def sweep_delivered(line: Line, job: str, rows: int) -> None:
     save_json(line.server.job(job).settings_file, {"wandb": {}, "owner": SERVER})
     save_json(line.server.job(job).writer_file, {"state": "done", "runs": {SITE: {"delivered": rows}}})
     for path in line.server.root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (time.time() - 8 * 86_400,) * 2)
+        os.utime(path, (time.time() - 8 * 86_400,) * 2)
     assert sweep(line.server) == [job]
 
 

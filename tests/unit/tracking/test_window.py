@@ -51,9 +51,14 @@ def test_no_more_rows_and_bytes_are_under_way_than_fit_the_window(
     log(spool, "site-1", 300).close()
     writer, site_run = JobWriter(spool.job("job-1").folder), SiteRun(spool.job("job-1").origin("site-1"))
     writer.runs.by_site["site-1"], site_run.run = site_run, cast(Run, Rows())
+
+    def under_way() -> int:
+        return site_run.outstanding_bytes if setting == "WINDOW_BYTES" else site_run.outstanding
+
+    batch = 500 if setting == "WINDOW_BYTES" else 15
     sent = writer._send(site_run)
-    assert 90 <= sent <= 120
+    assert value <= under_way() <= value + batch
     assert writer._send(site_run) == 0
     site_run.confirmed = sent - 50
-    assert 30 <= writer._send(site_run) <= 80
-    assert site_run.outstanding_bytes <= 6000
+    assert writer._send(site_run) > 0
+    assert value <= under_way() <= value + 2 * batch  # what is confirmed of a batch is not known
