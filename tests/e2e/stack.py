@@ -84,7 +84,15 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """Of every command: the settings are in .env, so none of them may come from the test's own environment."""
-        hidden = {*self.settings, "COMPOSE_FILE", "SITE_THREADS", "SITE_THREADS_DEFAULT", "MULTISITE_HOME"}
+        hidden = {
+            *self.settings,
+            "COMPOSE_FILE",
+            "SITE_THREADS",
+            "SITE_THREADS_DEFAULT",
+            "MULTISITE_HOME",
+            "WANDB_API_KEY",
+            "WANDB_KEY_FILE",
+        }
         return {name: value for name, value in os.environ.items() if name not in hidden}
 
     def run(self, *command: str, seconds: float = COMMAND_SECONDS, **variables: str) -> Done:

@@ -86,6 +86,31 @@ def test_the_operators_entity_and_project_are_never_a_jobs_to_choose(
     assert (found["entity"], found["project"]) == place
 
 
+def test_name_group_and_job_type_of_the_shell_are_a_runs_where_the_job_gives_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE"):
+        monkeypatch.setenv(name, f"my {name}")
+    save_json(site.job.settings_file, {"wandb": {"project": "p", "job_type": "the job's"}, "axes": {}, "owner": SERVER})
+    site.log(1)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done")
+    (run,) = site.state().runs()
+    assert (run["display_name"], run["group"], run["job_type"]) == ("site-1-my WANDB_NAME", "my WANDB_RUN_GROUP", "the job's")
+
+
+def test_a_group_of_the_shell_that_w_and_b_does_not_take_is_said_and_does_not_restart_the_writer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_GROUP", "g" * 129)
+    site.log(1)
+    wait_for(lambda: site.report()["state"] == "misconfigured")
+    assert site.report()["reason"].startswith("WANDB_RUN_GROUP=ggg")
+    writer = site.writer()
+    assert writer is not None
+    assert writer.poll() is None
+
+
 @pytest.mark.parametrize("interval", ["abc", "0.5", "1.5"])
 def test_an_interval_that_w_and_b_does_not_take_is_said_and_does_not_restart_the_writer(
     site: Site, monkeypatch: pytest.MonkeyPatch, interval: str

@@ -10,7 +10,7 @@ TEXT_CHARACTERS = 200
 MOST_CAUSES = 5
 STATUS = re.compile(r"\b(?:returned error|HTTP) (\d{3})\b")  # how wandb-core puts it where an error has the text alone
 TROUBLES = {  # status -> state, what it means, and what cures it
-    401: ("refused", "refused the API key", "correct the key file, then make up"),
+    401: ("refused", "refused the API key", "correct the key (secrets/wandb_api_key, or WANDB_API_KEY), then make up"),
     402: ("refused", "wants to be paid", "look at the plan and the billing of the account"),
     403: ("refused", "forbids this to the API key", "look at WANDB_ENTITY, WANDB_PROJECT, the key's rights, and the storage quota"),
     404: ("unreachable", "has no such place", "look at WANDB_BASE_URL, WANDB_ENTITY and WANDB_PROJECT"),
