@@ -47,6 +47,7 @@ def check_metrics(state: BackendState, job_id: str) -> None:
         assert [row["round"] for row in history if "test/accuracy" in row] == [0, 1, 2]
         assert [row["round"] for row in history if "train_round/train_loss" in row] == [1, 2]
         assert run["complete"]
+        assert run["exit_code"] == 0
 
 
 def test_metrics_arrive_through_the_server_authenticated_by_its_key(stack: Stack, through_server: Done) -> None:

@@ -250,6 +250,17 @@ def test_a_killed_container_goes_on_with_what_was_logged(open_stack: Stack, clie
     check_no_more_than_logged(open_stack, job, job_id)
 
 
+def test_the_runs_of_an_aborted_job_are_shown_as_killed(open_stack: Stack, clients: bool) -> None:
+    job_id = begin(open_stack, drill(clients, **LONG))
+    assert open_stack.make("abort", JOB=job_id).code == 0
+
+    def killed() -> bool:
+        runs = [run for run in open_stack.backend().runs() if job_id in str(run["group"])]
+        return len(runs) >= 2 and all(run["complete"] and run["exit_code"] == 255 for run in runs)
+
+    open_stack.wait_for(killed, "both sites' runs are finished, with exit code 255", 90)
+
+
 @matrix
 def test_a_site_that_begins_to_log_late_gets_its_run(open_stack: Stack, clients: bool) -> None:
     job = drill(clients, pattern="global", late="site-2:2", seconds=3.0)

@@ -58,10 +58,11 @@ def test_a_key_that_is_refused_is_said_and_a_good_one_is_found_without_a_restart
     wait_for(lambda: site.report()["state"] == "refused")
     assert "refused the API key" in site.report()["reason"]
     assert KEY not in site.report()["reason"]
-    site.key.write_text(KEY, encoding="utf-8")
-    site.spool.sync_file.touch()
+    writer = site.writer()
+    site.key.write_text(KEY, encoding="utf-8")  # nobody has to ask for another try
     site.end()
-    wait_for(lambda: site.report()["state"] == "done")
+    wait_for(lambda: site.report()["state"] == "done", 30)
+    assert writer.poll() == 0
     assert site.values() == list(range(20))
 
 

@@ -34,6 +34,7 @@ BATCH_BYTES = 64 * 1024
 TICK_SECONDS = 0.2
 LATE_SECONDS = 5.0  # how long a finished job waits for a site that is not closed
 RETRY_SECONDS = (2.0, 15.0)
+PERSON_SECONDS = 60.0  # until what a person has to cure is tried again, unless there is another key
 EXIT_DONE, EXIT_NO_KEY, EXIT_SETTINGS, EXIT_AGAIN = 0, 3, 4, 75
 
 
@@ -87,6 +88,8 @@ class JobWriter:
             self.runs.take_closed(backend)
             if stalled := self.runs.stalled():
                 self._set_state(stalled.state, str(stalled))
+            elif self.state == "stalled":
+                self._set_state("online", "")
             self._wait(TICK_SECONDS)
 
     def _connect(self, settings: dict[str, Any]) -> Backend:
@@ -97,14 +100,16 @@ class JobWriter:
         """
         pause = RETRY_SECONDS[0]
         while True:
+            key = read_key(self.key_file)
             try:
-                backend = Backend(settings, self.job.id, read_key(self.key_file), self.job.folder / "wandb")
+                backend = Backend(settings, self.job.id, key, self.job.folder / "wandb")
                 self.url = backend.url
                 self._set_state("online", "")
                 return backend
             except Refusal as refusal:
                 self._set_state(refusal.state, str(refusal))
-            self._wait(pause, until_sync=True)
+                needs_person = refusal.state in ("refused", "misconfigured")
+            self._wait(PERSON_SECONDS if needs_person else pause, key)
             pause = min(pause * 2, RETRY_SECONDS[1])
 
     def _pump(self, backend: Backend) -> int:
@@ -181,15 +186,19 @@ class JobWriter:
             save_json(self.job.writer_file, content)
             self._saved = content
 
-    def _wait(self, seconds: float, until_sync: bool = False) -> None:
-        """Waits; ends the process with its parent, and a pause early when somebody asks to try again now."""
+    def _wait(self, seconds: float, refused_key: str = "") -> None:
+        """Waits; ends the process with its parent, and a pause with `refused_key` early: when somebody asks, or there is another key.
+
+        Raises:
+            KeyProblem: there is no key any more.
+        """
         asked = self.spool.sync_requested()
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, TICK_SECONDS))
             if os.getppid() != self._parent:
                 os._exit(EXIT_AGAIN)
-            if until_sync and self.spool.sync_requested() != asked:
+            if refused_key and (self.spool.sync_requested() != asked or read_key(self.key_file) != refused_key):
                 return
 
 
