@@ -98,6 +98,7 @@ def test_the_results_hold_models_metrics_and_configuration(stack: Stack, through
     folder = stack.home / "results" / job_id
     assert (folder / "models" / "global_model.safetensors").stat().st_size > 100_000
     assert (folder / "models" / "best_model.safetensors").exists()
+    assert (folder / "models" / "network.py").exists()
     with (folder / "rounds.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert sorted((row["site"], row["round"]) for row in table) == [

@@ -174,12 +174,13 @@ def arrange(downloaded: Path, target: Path) -> None:
     shutil.rmtree(keep, ignore_errors=True)
     downloaded.rename(keep)
     target.mkdir(parents=True)
-    for name, pattern in {
-        "models": "workspace/**/*.safetensors",
-        "": "workspace/**/metrics/*.*",
-        "logs": "workspace/**/*log*.txt",
-        "job": "job/**/*.json",
-    }.items():
+    for name, pattern in (
+        ("models", "workspace/**/*.safetensors"),
+        ("models", "workspace/**/models/network.py"),
+        ("", "workspace/**/metrics/*.*"),
+        ("logs", "workspace/**/*log*.txt"),
+        ("job", "job/**/*.json"),
+    ):
         for source in keep.glob(pattern):
             place = target / name / (source.relative_to(keep / "job") if name == "job" else source.name)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,14 @@ from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.app_event_type import AppEventType
 from safetensors.numpy import save_file
 
+from multisite import cifar10
+
 GLOBAL_MODEL = "global_model.safetensors"
 BEST_MODEL = "best_model.safetensors"
+
+
+NETWORK = "network.py"  # beside the models: PyTorch's side of them
+MOST_FACTS, LONGEST_FACT = 20, 1000
 
 
 class SafetensorsPersistor(ModelPersistor):
@@ -23,6 +30,22 @@ class SafetensorsPersistor(ModelPersistor):
     The initial model is empty: each site starts from the same seeded weights, and the first aggregation makes the first
     global model.
     """
+
+    def __init__(self, facts: dict[str, str] | None = None) -> None:
+        """
+        Args:
+            facts: what the files' metadata say beside the job's id: `cifar10.facts.described`. With them the networks' source, which
+                needs nothing but torch, is kept beside the files.
+
+        Raises:
+            ValueError: they are no short texts.
+        """
+        super().__init__()
+        self.facts = facts or {}
+        if len(self.facts) > MOST_FACTS or not all(
+            isinstance(fact, str) and len(fact) <= LONGEST_FACT for fact in self.facts.values()
+        ):
+            raise ValueError(f"facts must be at most {MOST_FACTS} texts of {LONGEST_FACT} characters")
 
     def load_model(self, fl_ctx: FLContext) -> ModelLearnable:
         """An empty model, see the class."""
@@ -44,6 +67,9 @@ class SafetensorsPersistor(ModelPersistor):
             return
         folder = Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / "models"
         folder.mkdir(parents=True, exist_ok=True)
+        if self.facts:
+            shutil.copyfile(Path(cifar10.__file__).with_name("model.py"), folder / NETWORK)
         temporary = folder / f".{name}"
-        save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, temporary)
+        about = {**self.facts, "job": fl_ctx.get_job_id(), "format": "pt"}
+        save_file({key: np.ascontiguousarray(value) for key, value in weights.items()}, temporary, about)
         os.replace(temporary, folder / name)

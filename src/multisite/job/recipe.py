@@ -12,6 +12,7 @@ from nvflare.client.config import ExchangeFormat
 from nvflare.fuel.utils.constants import FrameworkType
 from nvflare.recipe.fedavg import FedAvgRecipe
 
+from multisite.cifar10.facts import described
 from multisite.cifar10.partition import Partition
 from multisite.job.arguments import checked_sites
 from multisite.job.controller import EvaluatedFedAvg
@@ -53,7 +54,7 @@ class Cifar10Recipe(FedAvgRecipe):
         self.options, self.sites = options, checked_sites(sites, options.sites)
         super().__init__(
             name=NAME,
-            model_persistor=SafetensorsPersistor(),
+            model_persistor=SafetensorsPersistor(described(options.network)),
             min_clients=options.sites,
             num_rounds=options.rounds,
             train_script=str(CLIENT_SCRIPT),
