@@ -48,7 +48,12 @@ SIMULATION_VARIABLE = "MULTISITE_SIMULATION"
 SIMULATED = "simulate_job"  # every job's id in NVFlare's simulator (`nvflare/private/fed/simulator/simulator_const.py`)
 SERVER = "server"
 CLOCK_SECONDS = 1.0  # what a file system may round a time of change by
-EXIT_CODES = {"completed": 0, "failed": 1, "": 1, "aborted": 255}  # 255: of a run that was interrupted (`wandb/sdk/lib/exit_hooks.py`)
+EXIT_CODES = {
+    "completed": 0,
+    "failed": 1,
+    "": 1,
+    "aborted": 255,
+}  # 255: of a run that was interrupted (`wandb/sdk/lib/exit_hooks.py`)
 BLOCKED = ("offline", "refused", "unreachable", "misconfigured")  # states in which a writer delivers nothing until somebody acts
 
 
