@@ -48,8 +48,12 @@ class WriterProcess:
 
     def is_idle(self) -> bool:
         """Whether there is nothing to deliver, or nothing to be done about it for now: no key, given up, a pause."""
-        now = time.monotonic()
-        return self.settled or (self.process is None and (now < self.not_before - IDLE_SECONDS or now > self.give_up_at))
+        waits = time.monotonic() < self.not_before - IDLE_SECONDS
+        return self.settled or (self.process is None and (waits or self.has_given_up()))
+
+    def has_given_up(self) -> bool:
+        """Whether nothing is tried until somebody asks."""
+        return time.monotonic() > self.give_up_at
 
 
 class Delivery:
@@ -121,7 +125,7 @@ class Delivery:
         except OSError as error:  # of this job's files: every other goes on
             self._set_state(writer.job, "stalled", f"{error.strerror}: {error.filename}")
             writer.not_before = time.monotonic() + RESTART_SECONDS[1]
-        if writer.settled and writer.process is None and job.is_over():
+        if (writer.settled or writer.has_given_up()) and writer.process is None and job.is_over():
             self._looks.settled(job)
         return writer.is_idle()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multisite.text import clean
-from multisite.tracking.files import Damaged, read_json, route, save_json, whole
+from multisite.tracking.files import COUNT, Damaged, read_json, route, save_json, whole
 from multisite.tracking.frames import frame
 from multisite.tracking.log_reader import LogReader
 from multisite.tracking.looks import Looks
@@ -85,12 +85,13 @@ class Forwarder:
             self._looks.settled(job)
             return False
         busy = False
+        looked_at = job.signature()  # before the steps: what is logged after them is a change
         uploads = [self._upload(job, origin) for origin in job.origins()]
         for upload in uploads:
             if not upload.finished:
                 busy |= self._step(upload)
         if uploads and all(upload.finished for upload in uploads):
-            self._finished[job.id] = job.signature()
+            self._finished[job.id] = looked_at
             self._looks.settled(job)
             for upload in uploads:
                 del self._uploads[(job.id, upload.origin.name)]
@@ -116,7 +117,7 @@ class Forwarder:
         if key not in self._uploads:
             found = self._read_route(job, origin)
             upload = LogUpload(job, origin, found["forwards"], LogReader(origin.log, origin.name))
-            upload.finished = (origin.folder / DONE).exists()
+            upload.finished = _is_done(origin)
             self._uploads[key] = upload
         return self._uploads[key]
 
@@ -206,6 +207,18 @@ def _misplaced(upload: LogUpload, answer: dict[str, Any]) -> str:
     return (
         f"the server has {answer['size']} bytes of {upload.origin.log}, and no record begins there; next: look at this site's disk"
     )
+
+
+def _is_done(origin: Origin) -> bool:
+    """Whether its log was delivered to its end. One that has grown since is not done any more."""
+    done = origin.folder / DONE
+    if not done.exists():
+        return False
+    delivered = read_json(done, lambda content: {"delivered": whole(content, "delivered")})[0].get("delivered", COUNT)
+    if origin.rows() > delivered:
+        done.unlink()
+        return False
+    return True
 
 
 def _mark_done(upload: LogUpload, delivered: int) -> None:

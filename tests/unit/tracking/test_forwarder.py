@@ -163,6 +163,24 @@ def test_a_closed_log_is_done_only_when_its_last_row_is_delivered(federation: Fe
     assert not federation.forwarder.tick()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_record_that_comes_to_a_finished_log_is_forwarded(federation: Federation, restarted: bool) -> None:
+    federation.log_some(2)
+    federation.settle()
+    federation.log.close()
+    save_json(federation.server.job("job-1").writer_file, {"runs": {SITE: {"delivered": 2}}})
+    tick(federation)
+    done = federation.job.origin(SITE).folder / DONE
+    assert done.exists()
+    assert not federation.forwarder._uploads  # nothing is kept of it in memory
+    federation.log = LogWriter(federation.log.path)
+    federation.log_some(1)
+    if restarted:
+        federation.restart_site()
+    federation.settle()
+    assert not done.exists()  # or its records would be freed before they are delivered
+
+
 def tick(federation: Federation) -> None:
     for _ in range(3):
         for upload in federation.forwarder._uploads.values():

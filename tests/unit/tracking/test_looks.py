@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from multisite.tracking import delivery as delivery_module
 from multisite.tracking import looks as looks_module
+from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import save_json
 from multisite.tracking.intake import Intake, Limits
 from multisite.tracking.looks import LEAST_SETTLED, SETTLED_SECONDS, Looks
 from multisite.tracking.spool import Spool
-from tests.unit.spools import log
+from tests.unit.spools import log, settings
 
 JOBS = 1000
 
@@ -89,3 +91,19 @@ def test_a_site_that_sends_more_records_of_a_settled_job_is_looked_at_at_once(sp
     jobs = [seen.id for seen in looks.jobs()]
     assert "job-1" in jobs
     assert len(jobs) <= 1 + LEAST_SETTLED
+
+
+def test_a_job_that_was_given_up_is_looked_at_no_more_than_a_delivered_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key every job is one, after ten minutes."""
+    monkeypatch.setattr(delivery_module, "GIVE_UP_SECONDS", -1.0)
+    spool = Spool(tmp_path)
+    log(spool, "site-1", 2).close()
+    settings(spool)
+    delivery = Delivery(spool, tmp_path / "no-key")
+    assert delivery.tick()
+    assert "job-1" in delivery._looks._settled
+    spool.sync_file.touch()
+    looked_at = []
+    monkeypatch.setattr(delivery, "_look", lambda job, asked: looked_at.append(job.id) or True)
+    delivery.tick()
+    assert looked_at == ["job-1"]
