@@ -8,7 +8,7 @@ from multisite.tracking.files import load_json, save_json
 from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER
 from tests.simulator.delivery import Site, wait_for
-from tests.wandb_backend.client import rows, set_faults
+from tests.wandb_backend.client import add_rows, rows, set_faults
 
 RUN = "job-1-site-1"
 
@@ -69,6 +69,30 @@ def test_rows_at_a_backend_that_can_not_be_asked_are_sent_and_said_to_be_unconfi
     wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
     assert site.values() == list(range(100))
     assert site.report()["sites"]["site-1"]["unconfirmed"] == 100
+
+
+def test_rows_that_a_backend_which_can_not_be_asked_refuses_are_not_taken_for_sent(site: Site) -> None:
+    set_faults(site.backend.url, no_query=True, file_stream=403)
+    site.log(50)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "stalled", 90)
+    assert site.report()["sites"]["site-1"]["delivered"] == 0
+    set_faults(site.backend.url, no_query=True)
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
+    assert site.values() == list(range(50))
+
+
+def test_rows_that_somebody_else_adds_at_a_backend_that_can_not_be_asked_are_not_taken_for_ours(site: Site) -> None:
+    set_faults(site.backend.url, no_query=True)
+    site.log(50)
+    wait_for(lambda: len(site.values()) == 50)
+    site.writer().kill()
+    site.writer().wait()
+    add_rows(site.backend.url, RUN, [{"test_acc": n} for n in range(7)])
+    site.log(50)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
+    assert site.values() == list(range(100))
 
 
 def test_rows_that_a_backend_refuses_are_not_taken_for_unconfirmed_ones(site: Site) -> None:

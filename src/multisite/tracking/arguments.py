@@ -168,14 +168,14 @@ def job_settings(job: str, owner: str, wandb_args: dict[str, Any], axes: dict[st
         axes: metric pattern -> x axis other than `step`, checked.
         artifact: whether the job hands over a model.
     """
-    return {"wandb": wandb_args, "axes": axes, "owner": owner, "artifact": artifact, "job": job, "attempt": 1}
+    return {"wandb": wandb_args, "axes": axes, "owner": owner, "artifact": artifact, "job": job, "attempt": 1, "ended": ""}
 
 
 def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
     """The content of `job.json`, as `job_settings` makes it.
 
     `attempt` counts the NVFlare jobs that one job took, from 1. It is 0 for a job from before rows carried their numbers.
-    `ended` is empty until the job has ended.
+    `ended` is empty until the job has ended; a job from before that was noted is taken for completed.
 
     Raises:
         ArgumentRefused: it is anything else.
@@ -190,7 +190,7 @@ def checked_settings(content: dict[str, Any]) -> dict[str, Any]:
     job = content.get("job", "")
     if not isinstance(job, str) or (job and not NAME.fullmatch(job)):
         raise ArgumentRefused("job must be a job's id")
-    ended = content.get("ended", "")
+    ended = content.get("ended", "completed")
     if ended not in ENDED:
         raise ArgumentRefused(f"ended must be one of {', '.join(ENDED[1:])}, or empty")
     return {

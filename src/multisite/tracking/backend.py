@@ -106,7 +106,7 @@ class Backend:
         for name in SWEEP:
             os.environ.pop(name, None)
         os.environ.update(ENVIRONMENT)
-        self._interval = transmit_seconds()
+        self.interval = transmit_seconds()
         self._job_id, self._key, self._folder = job_id, key, folder
         self._job = str(job_settings.get("job") or job_id)
         attempt = job_settings.get("attempt", 1)
@@ -203,7 +203,7 @@ class Backend:
 
     def _sdk_settings(self, finish_seconds: float) -> wandb.Settings:
         settings = {**QUIET, "api_key": self._key, "finish_timeout": finish_seconds}
-        settings["x_file_stream_transmit_interval"] = self._interval
+        settings["x_file_stream_transmit_interval"] = self.interval
         if self.url:
             settings["base_url"] = self.url
         return wandb.Settings(**settings)

@@ -23,8 +23,9 @@ from multisite.tracking.spool import Job, Spool
 
 TICK_SECONDS, IDLE_SECONDS = 0.5, 2.0  # between looks: while something can be delivered, and while nothing can
 RESTART_SECONDS = (1.0, 30.0)
-GIVE_UP_SECONDS = 600.0  # a finished job whose rows W&B does not take is left alone after that, until somebody asks
+GIVE_UP_SECONDS = 600.0  # a finished job of which nothing comes and nothing arrives is left alone then, until somebody asks
 SETTINGS_SECONDS = 60.0  # after which a job without settings is none to deliver
+FINISHED_WRITERS = 4  # at a time, of jobs that are over
 KEEP_DAYS = 7.0
 SWEEP_SECONDS = 600.0
 FREED_JOBS = 10_000  # whose delivery is remembered, for sites that come back later
@@ -44,6 +45,7 @@ class WriterProcess:
     asked: float = 0.0
     give_up_at: float = 0.0
     signature: tuple[float, ...] = ()
+    seen: tuple[tuple[float, ...], int] = ((), 0)  # sizes of the logs, and what is delivered of them
     settled: bool = False  # everything that is here is delivered
 
     def is_idle(self) -> bool:
@@ -74,6 +76,7 @@ class Delivery:
         self._stopped = threading.Event()
         self._swept = 0.0
         self._looks, self._asked = Looks(spool), 0.0
+        self._problems: dict[str, str] = {}  # of jobs that can't be looked at
         self._thread = threading.Thread(target=self._run, daemon=True, name="wandb-delivery")
 
     def start(self) -> None:
@@ -112,6 +115,16 @@ class Delivery:
 
     def _look(self, job: Job, asked: float) -> bool:
         """Starts a job's writer, if it is due. Returns whether nothing is to be done for now."""
+        try:
+            return self._look_at(job, asked)
+        except Exception as error:  # of this job's files: every other goes on
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            if self._problems.get(job.id) != reason:
+                self._problems[job.id] = reason
+                self._set_state(job, "stalled", reason)
+            return True
+
+    def _look_at(self, job: Job, asked: float) -> bool:
         if not job.settings_file.exists():
             if time.time() - changed_at(job.folder) > SETTINGS_SECONDS:
                 self._looks.settled(job)
@@ -120,11 +133,7 @@ class Delivery:
         if writer.asked != asked:
             writer.asked, writer.not_before, writer.pause = asked, 0.0, RESTART_SECONDS[0]
             writer.give_up_at = time.monotonic() + GIVE_UP_SECONDS
-        try:
-            self._supervise(writer)
-        except OSError as error:  # of this job's files: every other goes on
-            self._set_state(writer.job, "stalled", f"{error.strerror}: {error.filename}")
-            writer.not_before = time.monotonic() + RESTART_SECONDS[1]
+        self._supervise(writer)
         if (writer.settled or writer.has_given_up()) and writer.process is None and job.is_over():
             self._looks.settled(job)
         return writer.is_idle()
@@ -132,9 +141,10 @@ class Delivery:
     def _supervise(self, writer: WriterProcess) -> None:
         if writer.settled and writer.process is None and writer.signature == writer.job.signature():
             return
-        now = time.monotonic()
-        if not writer.job.is_over():
-            writer.give_up_at = now + GIVE_UP_SECONDS
+        now, over = time.monotonic(), writer.job.is_over()
+        seen = writer.job.signature()[1:], sum(writer.job.delivered().values())
+        if not over or seen != writer.seen:
+            writer.seen, writer.give_up_at = seen, now + GIVE_UP_SECONDS
         if writer.process is not None:
             code = writer.process.poll()
             if code is None:
@@ -156,11 +166,19 @@ class Delivery:
             self._set_state(writer.job, "offline", str(problem))
             writer.not_before = now + 5.0
             return
+        if over and not self._has_room():
+            writer.give_up_at = now + GIVE_UP_SECONDS
+            return
         command = [sys.executable, "-P", "-m", "multisite.tracking.writer", str(writer.job.folder), str(self.key_file)]
         writer.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=writer.job.folder, text=True
         )
         threading.Thread(target=_log_output, args=(writer.process,), daemon=True, name=f"writer-{writer.job.id}").start()
+
+    def _has_room(self) -> bool:
+        """Whether another finished job's writer may run beside those that do: each takes memory, with W&B's client some 110 MiB."""
+        running = [writer.job for writer in self._writers.values() if writer.process is not None]
+        return sum(job.is_over() for job in running) < FINISHED_WRITERS
 
     def _is_due(self, writer: WriterProcess) -> bool:
         """Whether rows, or a model, wait here that are not delivered."""

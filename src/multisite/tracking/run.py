@@ -30,11 +30,18 @@ class Run:
         self._names: set[str] = set()
         self._characters = 0
         self.id: str = run.id
-        self.rows_before: int = run.starting_step  # as the backend said when it was opened
+        self.rows_before = self._rows_before()  # of this attempt, as the backend said when it was opened
         for name in (NUMBER, ATTEMPT):
             run.define_metric(name, hidden=True, step_sync=False)
         for pattern, axis in axes.items():
             run.define_metric(pattern, step_metric=axis, step_sync=False)  # a row has the steps that it was logged with, no other
+
+    def _rows_before(self) -> int:
+        """The summary has the number of our last row; the count of all lines, where there is one, has everybody's."""
+        number, lines = self._run.summary.get(NUMBER), self._run.starting_step
+        if not isinstance(number, (int, float)) or self._run.summary.get(ATTEMPT) != self._attempt:
+            return 0
+        return min(int(number), lines) if lines else int(number)
 
     def log(self, record: Record, number: int) -> None:
         """Adds record `number` as one history row. A metric that comes with a step has `step` for its x axis, unless `axes` gives it another.

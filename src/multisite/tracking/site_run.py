@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from multisite.text import clean
 from multisite.tracking.backend import Place
 from multisite.tracking.log_reader import LogReader
-from multisite.tracking.origin import Account, Origin
+from multisite.tracking.origin import Origin
 from multisite.tracking.records import RecordDamaged, decode
 from multisite.tracking.run import Run
 from multisite.tracking.troubles import Refusal
@@ -54,7 +54,7 @@ class SiteRun:
         self.trouble: Refusal | None = None
         self._batches: deque[tuple[int, int]] = deque()  # number of its last record, and its place, of each that is not confirmed
         self.retry_at, self.pause = 0.0, 0.0
-        self.closing: Future[None] | None = None
+        self.closing: Future[int] | None = None
         self.closed_at = 0.0
         self.reopens = False
         self.opened_with = 0  # rows that were confirmed when it was opened
@@ -127,10 +127,15 @@ class SiteRun:
         self.trouble, self.retry_at = trouble, time.monotonic() + self.pause
         self._read_again()
 
-    def close(self, pool: Executor, account: Account, exit_code: int) -> None:
-        """Begins to finish the run: what it holds is sent, then the backend counts everything."""
+    def close(self, pool: Executor, finish: Callable[[Run], int]) -> None:
+        """Begins to finish the run: what it holds is sent, then the backend counts everything.
+
+        Args:
+            pool: where it is finished.
+            finish: finishes it, and returns how many rows the backend has, where only opening the run again can say so; else 0.
+        """
         assert self.run is not None
-        self.closing = pool.submit(self.run.finish, account, self.reader.rows, exit_code)
+        self.closing = pool.submit(finish, self.run)
         self.run, self.closed_at = None, 0.0
 
     def count(self, place: Place, rows: int) -> bool:

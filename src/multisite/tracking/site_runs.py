@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from multisite.tracking.backend import FINISH_SECONDS, Backend, Place
 from multisite.tracking.model_upload import finish_seconds
+from multisite.tracking.run import Run
 from multisite.tracking.site_run import SiteRun
 from multisite.tracking.spool import Job
 from multisite.tracking.troubles import Refusal
@@ -117,7 +118,7 @@ class SiteRuns:
         # a run that is opened for the model alone has the time that its size needs
         seconds = finish_seconds(self._job) if site_run.reopens else FINISH_SECONDS
         run = backend.open(name, known or bool(site_run.id), seconds)
-        if not asked or (site_run.id and not place.lines):  # then the backend's answer to the client is all that there is
+        if not asked or (site_run.id and known and not place.lines):  # then the backend's answer to the client is all that there is
             rows = site_run.unconfirmed = max(rows, site_run.confirmed, run.rows_before)
         site_run.opened(run, rows)
 
@@ -148,21 +149,35 @@ class SiteRuns:
                 continue
             elif not backend.can_be_asked:
                 if self.is_full(site_run):
-                    self.close(site_run, 0)
-            elif now - site_run.progress > STALL_SECONDS:
-                site_run.trouble = Refusal("stalled", f"{backend.host} has confirmed no row for {STALL_SECONDS:.0f} s")
-                self.close(site_run, 0)
+                    self.close(backend, site_run, 0)
+            elif now - site_run.progress > (seconds := STALL_SECONDS + backend.interval):
+                site_run.trouble = Refusal("stalled", f"{backend.host} has confirmed no row for {seconds:.0f} s")
+                self.close(backend, site_run, 0)
                 self.note(site_run)
 
     def stalled(self) -> Refusal | None:
-        """Why nothing moves; None while rows of any site may be confirmed."""
+        """Why nothing moves; None while any site's run is open."""
         troubles = [site_run.trouble for site_run in self.closing() if site_run.trouble]
-        moving = any(site_run.run and site_run.outstanding for site_run in self.by_site.values())
-        return troubles[0] if troubles and not moving else None
+        return troubles[0] if troubles and not any(site_run.run for site_run in self.by_site.values()) else None
 
-    def close(self, site_run: SiteRun, exit_code: int) -> None:
-        """Begins to finish a run, with the account in its summary."""
-        site_run.close(self._pool, self._job.accounts()[site_run.origin.name], exit_code)
+    def close(self, backend: Backend, site_run: SiteRun, exit_code: int) -> None:
+        """Begins to finish a run, with the account in its summary.
+
+        Where the backend can't be asked the run is opened once more: then it says what it has. W&B's client finishes without an error
+        also where the backend took no row.
+        """
+        site, sent = site_run.origin.name, site_run.reader.rows
+        account = self._job.accounts()[site]
+
+        def finish(run: Run) -> int:
+            run.finish(account, sent, exit_code)
+            if backend.can_be_asked:
+                return 0
+            again = backend.open(site, known=True)
+            again.finish(account, sent, exit_code)
+            return again.rows_before
+
+        site_run.close(self._pool, finish)
 
     def take_closed(self, backend: Backend) -> None:
         """Looks after the runs that are being closed: of each it becomes clear what has arrived, or that not all has in time."""
@@ -173,7 +188,7 @@ class SiteRuns:
             site_run.closed_at = site_run.closed_at or time.monotonic()
             late = time.monotonic() - site_run.closed_at > STILL_SECONDS
             if site_run.closing.exception() is None:  # it finished in time
-                self._believe(backend, site_run, late)
+                self._take_unconfirmed(backend, site_run, late)
             if not site_run.outstanding:
                 site_run.trouble, site_run.retry_at = None, 0.0
             elif late:
@@ -184,10 +199,11 @@ class SiteRuns:
             self._changed()
 
     @staticmethod
-    def _believe(backend: Backend, site_run: SiteRun, late: bool) -> None:
-        """Takes the client's word for the rows where the backend can't be asked, or counts nothing."""
-        sent = site_run.reader.rows
+    def _take_unconfirmed(backend: Backend, site_run: SiteRun, late: bool) -> None:
+        """Takes what the run's summary says, where the backend can't be asked for its rows, or counts none."""
+        assert site_run.closing is not None
+        sent, rows = site_run.reader.rows, site_run.closing.result()
         if site_run.outstanding and late and site_run.seen and backend.counts_nothing(site_run.seen[0], sent):
-            backend.can_be_asked = False
-        if not backend.can_be_asked:
-            site_run.confirmed = site_run.unconfirmed = sent
+            backend.can_be_asked, rows = False, sent
+        if rows > site_run.confirmed:
+            site_run.confirmed = site_run.unconfirmed = min(rows, sent)

@@ -155,9 +155,8 @@ class Job:
         return not (owner and is_open(self.origin(owner).log))
 
     def exit_code(self) -> int:
-        """How the job ended, as an exit status. A job that left no word died. One from before jobs left it is taken for completed."""
-        settings = self.settings
-        return EXIT_CODES[settings.get("ended", "")] if settings.get("attempt") else 0
+        """How the job ended, as an exit status. A job that left no word died."""
+        return EXIT_CODES[self.settings.get("ended", "")]
 
     def report(self) -> dict[str, Any]:
         """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all, `problems` of files set aside."""
@@ -192,7 +191,7 @@ def note_end(job: Job, ended: str, log: logging.Logger) -> None:
     settings = load_json(job.settings_file)
     try:
         if settings:
-            save_json(job.settings_file, {**settings, "ended": ended})
+            save_json(job.settings_file, {**settings, "ended": ended}, durable=True)
     except OSError as error:
         log.error(f"how the job ended is not known to W&B: {job.settings_file}: {error.strerror}")
 

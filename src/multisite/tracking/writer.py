@@ -155,7 +155,7 @@ class JobWriter:
             add_model(self.job, server_run)
         for site_run in self.runs.by_site.values():
             if site_run.run:
-                self.runs.close(site_run, exit_code)
+                self.runs.close(backend, site_run, exit_code)
         while self.runs.closing():
             self._confirm(backend)
             self.runs.take_closed(backend)
