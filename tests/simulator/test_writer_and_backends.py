@@ -119,6 +119,22 @@ def test_a_run_ends_as_its_job_did(site: Site, ended: str, exit_code: int) -> No
     assert site.state().run(RUN)["exit_code"] == exit_code
 
 
+def test_a_run_that_could_not_be_finished_is_finished_when_the_backend_is_back(site: Site) -> None:
+    save_json(site.job.settings_file, {**load_json(site.job.settings_file), "ended": "aborted"})
+    site.log(20)
+    wait_for(lambda: site.report()["pending"] == 0 and len(site.values()) == 20)
+    set_faults(site.backend.url, file_stream=503)
+    site.end()
+    wait_for(lambda: "could not be finished" in site.report()["reason"], 90)
+    assert site.report()["pending"] == 0
+    assert site.report()["unfinished"]
+    set_faults(site.backend.url)
+    wait_for(lambda: site.report()["state"] == "done" and not site.report()["unfinished"], 120)
+    run = site.state().run(RUN)
+    assert (run["complete"], run["exit_code"], run["summary"]["records/delivered"]) == (True, 255, 20)
+    assert site.values() == list(range(20))
+
+
 def test_a_model_that_could_not_be_uploaded_is_tried_again_and_every_row_is_delivered(site: Site) -> None:
     save_json(site.job.settings_file, {**load_json(site.job.settings_file), "artifact": True, "ended": "completed"})
     site.logs[SERVER].log({"round": 1}, None)

@@ -181,12 +181,12 @@ class Delivery:
         return sum(job.is_over() for job in running) < FINISHED_WRITERS
 
     def _is_due(self, writer: WriterProcess) -> bool:
-        """Whether rows, or a model, wait here that are not delivered."""
+        """Whether rows, a model, or the end of a run wait here that are not delivered."""
         origins = writer.job.origins()
         writer.signature = writer.job.signature()
         delivered = writer.job.delivered()
         writer.settled = all(origin.rows() <= delivered.get(origin.name, 0) for origin in origins)
-        writer.settled &= not (origins and writer.job.has_model() and writer.job.is_over())
+        writer.settled &= not (origins and writer.job.is_unfinished() and writer.job.is_over())
         return not writer.settled
 
     @staticmethod

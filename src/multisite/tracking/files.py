@@ -133,7 +133,8 @@ def site_status(content: dict[str, Any], most: int = COUNT) -> dict[str, Any]:
 
 
 def writer_status(content: dict[str, Any]) -> dict[str, Any]:
-    """`writer.json`: `state`, `reason`, `url`, and `runs`: by site `id`, `delivered`, and, where there are any, `set_aside` and `unconfirmed`.
+    """`writer.json`: `state`, `reason`, `url`, and `runs`: by site `id`, `delivered`, and, where there are any, `set_aside`, `unconfirmed`
+    and `unfinished`.
 
     Raises:
         Damaged: it is no such thing.
@@ -148,6 +149,8 @@ def writer_status(content: dict[str, Any]) -> dict[str, Any]:
         checked[site] = {"id": clean(str(run.get("id", ""))), "delivered": whole(run, "delivered")}
         if "unconfirmed" in run:
             checked[site]["unconfirmed"] = whole(run, "unconfirmed")
+        if run.get("unfinished") is True:
+            checked[site]["unfinished"] = True
         if "set_aside" in run:
             checked[site]["set_aside"] = set_aside_summary(run["set_aside"])
     return {**state_and_reason(content), "url": clean(url), "runs": checked}

@@ -182,7 +182,8 @@ class WandbReceiver(Widget):
             report = self._job.report()
             waited = time.monotonic() - started
             closed = all(report["sites"].get(site, {}).get("closed") for site in self._sites)
-            settled = (closed and not report["pending"]) or report["state"] in BLOCKED or waited > self.wait_seconds
+            delivered = not report["pending"] and not (self._own_delivery and report["unfinished"])
+            settled = (closed and delivered) or report["state"] in BLOCKED or waited > self.wait_seconds
             if settled and (closed or waited > CLOSE_SECONDS):
                 return report
             time.sleep(POLL_SECONDS)

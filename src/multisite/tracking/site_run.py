@@ -28,6 +28,7 @@ class SiteRun:
         id: of the run that is open, or that a writer before this one had open: its last rows may still be under way.
         confirmed: rows that the backend has.
         unconfirmed: of these, the ones of which only the client says so: the backend can't be asked.
+        unfinished: the run was opened, and its finish did not come through.
         set_aside: see `files.set_aside_summary`; empty while no record was.
         trouble: why there is no run, or none that takes rows.
         closing: the run's finish, until it is clear what has arrived.
@@ -51,12 +52,13 @@ class SiteRun:
         self.confirmed: int = known.get("delivered", 0)
         self.unconfirmed: int = known.get("unconfirmed", 0)
         self.set_aside: dict[str, Any] = known.get("set_aside", {})
+        self.unfinished: bool = known.get("unfinished", False)
         self.trouble: Refusal | None = None
         self._batches: deque[tuple[int, int]] = deque()  # number of its last record, and its place, of each that is not confirmed
         self.retry_at, self.pause = 0.0, 0.0
         self.closing: Future[int] | None = None
         self.closed_at = 0.0
-        self.reopens = False
+        self.reopens = self.unfinished
         self.opened_with = 0  # rows that were confirmed when it was opened
         self.progress = time.monotonic()
         self.seen: tuple[Place, float] | None = None
@@ -99,6 +101,8 @@ class SiteRun:
             content["unconfirmed"] = self.unconfirmed
         if self.set_aside:
             content["set_aside"] = self.set_aside
+        if self.unfinished:
+            content["unfinished"] = True
         return content
 
     def stands_still(self, place: Place, seconds: float) -> bool:
@@ -113,6 +117,7 @@ class SiteRun:
         self.reader.skip(rows)
         self.run, self.id, self.trouble, self.reopens = run, run.id, None, False
         self.confirmed = self.opened_with = rows
+        self.unfinished = True
         self.progress = time.monotonic()
 
     def _read_again(self) -> None:

@@ -188,6 +188,7 @@ class SiteRuns:
             site_run.closed_at = site_run.closed_at or time.monotonic()
             late = time.monotonic() - site_run.closed_at > STILL_SECONDS
             if site_run.closing.exception() is None:  # it finished in time
+                site_run.unfinished = False
                 self._take_unconfirmed(backend, site_run, late)
             if not site_run.outstanding:
                 site_run.trouble, site_run.retry_at = None, 0.0

@@ -154,12 +154,16 @@ class Job:
         owner = self.settings.get("owner", "")
         return not (owner and is_open(self.origin(owner).log))
 
+    def is_unfinished(self) -> bool:
+        """Whether a run, or the model, is to be finished when the job is over."""
+        return self.has_model() or any(run.get("unfinished") for run in self.runs().values())
+
     def exit_code(self) -> int:
         """How the job ended, as an exit status. A job that left no word died."""
         return EXIT_CODES[self.settings.get("ended", "")]
 
     def report(self) -> dict[str, Any]:
-        """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all, `problems` of files set aside."""
+        """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all, `unfinished`, `problems`."""
         accounts = self.accounts()
         settings, misconfigured = self.read_settings()
         status, damaged = read_json(self.writer_file, writer_status)
@@ -174,6 +178,7 @@ class Job:
             "reason": writer.get("reason", ""),
             "sites": {name: account.as_dict() for name, account in accounts.items()},
             "pending": sum(account.pending for account in accounts.values()),
+            "unfinished": bool(settings) and self.is_over() and self.is_unfinished(),
             "problems": [problem for problem in (misconfigured, damaged, *problems) if problem],
         }
 

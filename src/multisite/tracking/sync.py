@@ -40,7 +40,16 @@ def _report(job: Job) -> dict[str, Any]:
         return job.report()
     except OSError as error:
         problem = clean(f"{error.strerror}: {error.filename}")
-        return {"job_id": job.id, "delivers": False, "state": "", "reason": "", "sites": {}, "pending": 0, "problems": [problem]}
+        return {
+            "job_id": job.id,
+            "delivers": False,
+            "state": "",
+            "reason": "",
+            "sites": {},
+            "pending": 0,
+            "unfinished": False,
+            "problems": [problem],
+        }
 
 
 def recent_refusals(spool: Spool) -> dict[str, Any]:
@@ -84,8 +93,9 @@ def sync(spool: Spool, timeout: float) -> list[dict[str, Any]]:
 
 
 def _deliverable(report: dict[str, Any]) -> int:
-    """Rows that are here and not delivered."""
-    return sum(site["received"] - site["delivered"] for site in report["sites"].values())
+    """Rows that are here and not delivered; a run or a model that is to be finished counts as one."""
+    waiting: int = sum(site["received"] - site["delivered"] for site in report["sites"].values())
+    return waiting + bool(report["unfinished"])
 
 
 def main() -> int:

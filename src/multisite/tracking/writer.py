@@ -166,6 +166,8 @@ class JobWriter:
                 self._set_state(troubled.trouble.state, f"{troubled.origin.name}: {troubled.trouble}")
             return EXIT_AGAIN
         missing = missing_model(self.job, backend) if server_run else ""
+        if unfinished := [site for site, site_run in self.runs.by_site.items() if site_run.unfinished]:
+            missing = missing or f"the run of {unfinished[0]} could not be finished in time; it is tried again"
         pending = any(account.pending for account in self.job.accounts().values())
         self._set_state("online" if pending else "done", missing)
         return EXIT_AGAIN if missing else EXIT_DONE
