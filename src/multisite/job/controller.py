@@ -36,6 +36,7 @@ from multisite.job.results import GlobalModelRefused, ResultRefused
 from multisite.job.task_notice import notify_sites
 from multisite.job.watch import SiteWatch
 from multisite.text import clean
+from multisite.tracking.receiver import ABORTED
 
 WATCH_SECONDS = 1.0
 TASK_CHECK_SECONDS = 0.02
@@ -266,6 +267,7 @@ class EvaluatedFedAvg(FedAvg):
         except JobStopped as stopped:
             if not self._problems:
                 self._ended_by_abort = self.is_aborted()
+                self.fl_ctx.set_prop(ABORTED, self._ended_by_abort, private=True, sticky=True)
                 self.panic(str(stopped))
 
     def _finish(self) -> None:

@@ -28,6 +28,7 @@ from multisite.tracking.locks import is_locked
 from multisite.tracking.records import LogWriter, RecordRefused
 from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, name_simulation, note_end, root
 
+ABORTED = "multisite_aborted"  # in NVFlare's context: a controller fails the job only because somebody aborted it
 MODELS = "models"  # the folder of a run that the job's persistor writes
 AXES = {"round": "round", "global/*": "round", "sites/*": "round"}
 SITE_NAMES, NAME_CHARACTERS = 100, 128  # of the numbers that one site reports with its model
@@ -191,7 +192,7 @@ class WandbReceiver(Widget):
 
 def how_it_ended(fl_ctx: FLContext) -> str:
     """How the job ended on the server, at END_RUN: one of `arguments.ENDED`."""
-    if fl_ctx.get_prop(FLContextKey.FATAL_SYSTEM_ERROR):
+    if fl_ctx.get_prop(FLContextKey.FATAL_SYSTEM_ERROR) and not fl_ctx.get_prop(ABORTED):
         return "failed"
     abort = fl_ctx.get_run_abort_signal()
     return "aborted" if abort is not None and abort.triggered else "completed"

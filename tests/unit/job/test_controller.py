@@ -27,6 +27,7 @@ from multisite.job.aggregator import ExactMean
 from multisite.job.controller import EvaluatedFedAvg
 from multisite.job.participants import draw
 from multisite.job.progress import COMPLETE_EVENT
+from multisite.tracking.receiver import ABORTED
 from tests.unit.controller_run import Answers, Communicator, Engine, Run, measured, result, weights
 
 
@@ -242,6 +243,7 @@ def test_a_job_that_a_person_aborts_blames_nobody(monkeypatch: pytest.MonkeyPatc
     run = Run(ours(), but("site-2", None))
     assert run.problems == {}
     assert run.failed  # NVFlare calls it aborted; it is never completed
+    assert run.controller.fl_ctx.get_prop(ABORTED)  # type: ignore[attr-defined]
 
 
 class Cell:

@@ -13,7 +13,7 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.signal import Signal
 
-from multisite.tracking.receiver import NAME_CHARACTERS, SITE_NAMES, WandbReceiver, _numbers
+from multisite.tracking.receiver import ABORTED, NAME_CHARACTERS, SITE_NAMES, WandbReceiver, _numbers
 from multisite.tracking.spool import ROOT_VARIABLE, Job, Spool
 
 MODEL = "global_model.safetensors"
@@ -32,11 +32,11 @@ class Run:
         workspace = SimpleNamespace(get_root_dir=lambda: str(folder), get_run_dir=lambda job: str(folder / job))
         engine = SimpleNamespace(get_workspace=lambda: workspace, get_clients=lambda: [])
         self.abort = Signal()
-        self.fatal = False
+        self.fatal = self.aborted = False
         self.context: Any = SimpleNamespace(
             get_engine=lambda: engine,
             get_job_id=lambda: "job-1",
-            get_prop=lambda name: self.fatal if name == FLContextKey.FATAL_SYSTEM_ERROR else None,
+            get_prop=lambda name: {FLContextKey.FATAL_SYSTEM_ERROR: self.fatal, ABORTED: self.aborted}.get(name),
             get_run_abort_signal=lambda: self.abort,
         )
         self.receiver = WandbReceiver({"project": "p"}, wait_seconds=0, artifact=artifact)
@@ -72,7 +72,10 @@ def test_how_the_job_ended_is_kept_for_the_writer(run: Run) -> None:
     run.abort.trigger(True)
     run.end()
     assert run.job.settings["ended"] == "aborted"
-    run.fatal = True
+    run.fatal = run.aborted = True  # a controller that fails because the job was aborted
+    run.end()
+    assert run.job.settings["ended"] == "aborted"
+    run.aborted = False
     run.end()
     assert run.job.settings["ended"] == "failed"
 
