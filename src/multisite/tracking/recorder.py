@@ -78,10 +78,9 @@ class MetricsRecorder(Widget):
             self._take_event(fl_ctx)
         elif event_type == EventType.FATAL_SYSTEM_ERROR:
             self._ended = "failed"
-        elif (
-            event_type == EventType.ABORT_TASK and fl_ctx.get_prop(FLContextKey.RUN_ABORT_REQUESTED) and self._ended == "completed"
-        ):
-            self._ended = "aborted"
+        elif event_type == EventType.ABORT_TASK and self._ended == "completed":
+            abort = fl_ctx.get_run_abort_signal()  # a normal end triggers it too, but no task runs then
+            self._ended = "aborted" if abort is not None and abort.triggered else "completed"
         elif event_type == EventType.END_RUN:
             DataBus().put_data(RECORDER + self._site, None)
             if self.wandb_args is not None and self._origin is not None:
