@@ -1,28 +1,20 @@
-"""The stand-in for the W&B backend: what it refuses, what it records, and the failures it shows on order."""
+"""The stand-in for the W&B backend: what it refuses, and what it records."""
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
-import http.client
 import json
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.unit.backend_requests import KEY, STRANGER, STREAM, graphql, history, send, status_of, upsert
+from tests.unit.backend_requests import url as url
 from tests.wandb_backend.client import (
     BackendState,
     config_values,
-    delete_run,
     distinct_rows,
     missing_lines,
     reset,
@@ -30,78 +22,6 @@ from tests.wandb_backend.client import (
     wait_until,
 )
 from tests.wandb_backend.keys import KnownKeys
-from tests.wandb_backend.server import WandbBackend
-
-KEY = "k" * 40
-STRANGER = "s" * 40
-STREAM = "/files/team/fl/r1/file_stream"
-UPSERT = "mutation UpsertBucket($name: String) { upsertBucket }"
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    backend = WandbBackend(("127.0.0.1", 0), KnownKeys({KEY: "server"}))
-    backend.start()
-    yield backend.url
-    backend.stop()
-
-
-def send(url: str, body: bytes | None = None, key: str | None = KEY, method: str | None = None, **headers: str) -> Any:
-    """Send one request as the SDK does; returns the decoded answer."""
-    if key is not None:
-        headers["Authorization"] = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with urlopen(Request(url, data=body, headers=named, method=method), timeout=10) as response:
-        return json.loads(response.read())
-
-
-def test_a_backend_that_refuses_for_a_while_listens_no_more_and_comes_back_with_everything() -> None:
-    command = [sys.executable, "-m", "tests.wandb_backend", "--port", "0", "--keys", f"{KEY}=server"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as backend:
-        try:
-            assert backend.stdout is not None
-            url = backend.stdout.readline().split()[2]
-            send(url + "/graphql", json.dumps({"query": UPSERT, "variables": {"name": "r1"}}).encode())
-            set_faults(url, refuse=1.0)
-            deadline = time.monotonic() + 10
-            while not refuses("127.0.0.1", int(url.rpartition(":")[2])):
-                assert time.monotonic() < deadline, "the port never closed"
-            assert [run["name"] for run in BackendState.fetch(url).runs()] == ["r1"]
-        finally:
-            backend.terminate()
-
-
-def refuses(host: str, port: int) -> bool:
-    """Whether nothing listens; a connection that was waiting while the port closed is reset, which is not yet that."""
-    try:
-        socket.create_connection((host, port), 1).close()
-    except ConnectionRefusedError:
-        return True
-    except ConnectionResetError:
-        pass
-    return False
-
-
-def status_of(url: str, body: bytes | None = None, key: str | None = KEY, method: str | None = None) -> int:
-    try:
-        send(url, body, key, method)
-    except HTTPError as error:
-        return error.code
-    return 200
-
-
-def graphql(url: str, query: str, key: str | None = KEY, **variables: Any) -> Any:
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    return send(f"{url}/graphql", body, key)["data"]
-
-
-def upsert(url: str, name: str = "r1", **variables: Any) -> Any:
-    return graphql(url, UPSERT, name=name, entity="team", project="fl", **variables)
-
-
-def history(offset: int, *rows: dict[str, Any], **more: Any) -> bytes:
-    content = [json.dumps(row) for row in rows]
-    return json.dumps({"files": {"wandb-history.jsonl": {"offset": offset, "content": content}}, **more}).encode()
 
 
 def test_a_request_with_an_unknown_key_is_refused_and_recorded_without_the_key(url: str) -> None:
@@ -212,72 +132,6 @@ def test_a_resumed_run_gets_the_number_of_lines_that_are_known(url: str) -> None
     assert graphql(url, query, **where)["model"]["bucket"]["historyLineCount"] == 2
 
 
-RUNS = "query Runs($filters: JSONString) { project { runs { edges { node { historyLineCount historyKeys } } } } }"
-
-
-def listed(url: str) -> Any:
-    found = graphql(url, RUNS, entity="team", project="fl", filters=json.dumps({"name": {"$in": ["r1"]}}))
-    (edge,) = found["project"]["runs"]["edges"]
-    return edge["node"]
-
-
-def test_a_listing_has_the_last_value_of_every_metric_of_a_run(url: str) -> None:
-    upsert(url)
-    send(url + STREAM, history(0, {"_step": 0, "a": 1}, {"_step": 1, "a": 2, "b": 5}))
-    node = listed(url)
-    assert node["historyLineCount"] == 2
-    assert node["historyKeys"]["lastStep"] == 1
-    assert {name: keys["previousValue"] for name, keys in node["historyKeys"]["keys"].items()} == {"_step": 1, "a": 2, "b": 5}
-
-
-def test_counts_that_lag_come_later_in_a_listing_and_for_a_resume(url: str) -> None:
-    upsert(url)
-    set_faults(url, lag=0.5)
-    send(url + STREAM, history(0, {"a": 1}))
-    assert listed(url)["historyLineCount"] == 0
-    resume = "query RunResumeStatus { model { bucket { historyLineCount } } }"
-    assert graphql(url, resume, entity="team", project="fl", name="r1")["model"]["bucket"]["historyLineCount"] == 0
-    deadline = time.monotonic() + 10
-    while not listed(url)["historyLineCount"]:
-        assert time.monotonic() < deadline, "the row was never counted"
-
-
-def test_rows_of_a_resumed_run_can_be_counted_at_its_end(url: str) -> None:
-    upsert(url)
-    send(url + STREAM, history(0, {"a": 1}))
-    set_faults(url, rows_at_end=1)
-    graphql(url, "query RunResumeStatus { model }", entity="team", project="fl", name="r1")
-    send(url + STREAM, history(1, {"a": 2}))
-    assert listed(url)["historyLineCount"] == 1
-    send(url + STREAM, history(2, complete=True, exitcode=0))
-    assert listed(url)["historyLineCount"] == 2
-
-
-def test_the_id_of_a_deleted_run_can_not_be_used_again(url: str) -> None:
-    upsert(url)
-    delete_run(url, "r1")
-    body = json.dumps({"query": UPSERT, "variables": {"name": "r1", "entity": "team", "project": "fl"}}).encode()
-    assert status_of(f"{url}/graphql", body) == 409
-    assert status_of(url + STREAM, history(0, {"a": 1})) == 409
-
-
-def test_a_server_without_the_query_refuses_the_field_by_name(url: str) -> None:
-    upsert(url)
-    set_faults(url, no_query=1)
-    with pytest.raises(HTTPError) as refused:
-        listed(url)
-    assert refused.value.code == 400
-    assert "Cannot query field" in refused.value.read().decode()
-
-
-def test_a_rate_limit_says_when_it_is_over(url: str) -> None:
-    set_faults(url, graphql=429, reset=7)
-    with pytest.raises(HTTPError) as limited:
-        upsert(url)
-    assert limited.value.code == 429
-    assert limited.value.headers["RateLimit-Reset"] == limited.value.headers["Retry-After"] == "7"
-
-
 def test_an_upload_needs_no_key_and_leaves_its_size(url: str) -> None:
     upsert(url)
     query = "mutation CreateRunFiles { createRunFiles }"
@@ -306,32 +160,6 @@ def test_an_unreadable_body_is_a_bad_request(url: str) -> None:
     with pytest.raises(HTTPError) as refused:
         send(url + STREAM, b"not gzip", Content_Encoding="gzip")
     assert refused.value.code == 400
-
-
-@pytest.mark.parametrize(("kind", "path"), [("graphql", "/graphql"), ("file_stream", STREAM)])
-def test_a_fault_is_answered_until_it_is_cleared(url: str, kind: str, path: str) -> None:
-    body = history(0, {"a": 1}) if kind == "file_stream" else json.dumps({"query": "query Viewer"}).encode()
-    set_faults(url, **{kind: 503})
-    assert [status_of(url + path, body) for _ in range(2)] == [503, 503]
-    assert BackendState.fetch(url).runs() == []
-    set_faults(url)
-    assert status_of(url + path, body) == 200
-
-
-def test_a_dropped_answer_is_taken_in_all_the_same(url: str) -> None:
-    set_faults(url, drop=1)
-    with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
-        send(url + STREAM, history(0, {"a": 1}))
-    set_faults(url)
-    send(url + STREAM, history(0, {"a": 1}))
-    state = BackendState.fetch(url)
-    assert state.rows("r1") == [{"a": 1}]
-    assert state.run("r1")["duplicate_lines"] == 1
-
-
-@pytest.mark.parametrize("order", [{"graphq": 503}, {"graphql": 200}, {"delay": -1}, {"graphql": "soon"}, []])
-def test_a_fault_that_makes_no_sense_is_refused(url: str, order: Any) -> None:
-    assert status_of(f"{url}/_stub/fault", json.dumps(order).encode()) == 400
 
 
 def test_a_reset_forgets_records_and_faults(url: str) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from multisite.tracking.due_jobs import DueJobs
 from multisite.tracking.files import changed_at, load_json, save_json
 from multisite.tracking.forwarder import DONE
 from multisite.tracking.key import SECRET, KeyProblem, read_key
 from multisite.tracking.locks import POLL_SECONDS, WAIT_SECONDS
-from multisite.tracking.looks import Looks
 from multisite.tracking.spool import Job, Spool
 
 TICK_SECONDS, IDLE_SECONDS = 0.5, 2.0  # between looks: while something can be delivered, and while nothing can
@@ -45,7 +45,7 @@ class WriterProcess:
     asked: float = 0.0
     give_up_at: float = 0.0
     signature: tuple[float, ...] = ()
-    seen: tuple[tuple[float, ...], int] = ((), 0)  # sizes of the logs, and what is delivered of them
+    seen: tuple[tuple[int, ...], int] = ((), 0)  # sizes of the logs, and what is delivered of them
     settled: bool = False  # everything that is here is delivered
 
     def is_idle(self) -> bool:
@@ -75,7 +75,7 @@ class Delivery:
         self._writers: dict[str, WriterProcess] = {}
         self._stopped = threading.Event()
         self._swept = 0.0
-        self._looks, self._asked = Looks(spool), 0.0
+        self._due_jobs, self._asked = DueJobs(spool), 0.0
         self._problems: dict[str, str] = {}  # of jobs that can't be looked at
         self._thread = threading.Thread(target=self._run, daemon=True, name="wandb-delivery")
 
@@ -105,7 +105,7 @@ class Delivery:
     def tick(self) -> bool:
         """Starts a writer wherever one is due, and sweeps now and then. Returns whether nothing is to be done for now."""
         asked = self.spool.sync_requested()
-        idle = [self._look(job, asked) for job in self._looks.jobs(every=asked != self._asked)]
+        idle = [self._look(job, asked) for job in self._due_jobs.jobs(every=asked != self._asked)]
         self._asked = asked
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
@@ -127,7 +127,7 @@ class Delivery:
     def _look_at(self, job: Job, asked: float) -> bool:
         if not job.settings_file.exists():
             if time.time() - changed_at(job.folder) > SETTINGS_SECONDS:
-                self._looks.settled(job)
+                self._due_jobs.settled(job)
             return True
         writer = self._writers.setdefault(job.id, WriterProcess(job, asked=asked, give_up_at=time.monotonic() + GIVE_UP_SECONDS))
         if writer.asked != asked:
@@ -135,14 +135,14 @@ class Delivery:
             writer.give_up_at = time.monotonic() + GIVE_UP_SECONDS
         self._supervise(writer)
         if (writer.settled or writer.has_given_up()) and writer.process is None and job.is_over():
-            self._looks.settled(job)
+            self._due_jobs.settled(job)
         return writer.is_idle()
 
     def _supervise(self, writer: WriterProcess) -> None:
         if writer.settled and writer.process is None and writer.signature == writer.job.signature():
             return
         now, over = time.monotonic(), writer.job.is_over()
-        seen = writer.job.signature()[1:], sum(writer.job.delivered().values())
+        seen = writer.job.log_sizes(), sum(writer.job.delivered().values())
         if not over or seen != writer.seen:
             writer.seen, writer.give_up_at = seen, now + GIVE_UP_SECONDS
         if writer.process is not None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from multisite.text import clean
+from multisite.tracking.due_jobs import DueJobs
 from multisite.tracking.files import COUNT, Damaged, read_json, route, save_json, whole
 from multisite.tracking.frames import frame
 from multisite.tracking.log_reader import LogReader
-from multisite.tracking.looks import Looks
 from multisite.tracking.origin import Origin
 from multisite.tracking.records import is_open
 from multisite.tracking.spool import Job, Spool
@@ -60,7 +60,7 @@ class Forwarder:
         self.spool = spool
         self._send = send
         self._uploads: dict[tuple[str, str], LogUpload] = {}
-        self._looks = Looks(spool)
+        self._due_jobs = DueJobs(spool)
         self._finished: dict[str, tuple[float, ...]] = {}  # jobs that are done with, and how they looked then
         self._problems: dict[str, str] = {}  # of jobs whose files are not what they must be
         self._asked = spool.sync_requested()
@@ -73,7 +73,7 @@ class Forwarder:
             for upload in self._uploads.values():
                 if upload.unknown:
                     upload.retry_at = ASK_NOW
-        for job in self._looks.jobs(every=again):
+        for job in self._due_jobs.jobs(every=again):
             try:
                 busy |= self._tick_job(job)
             except Exception as error:  # of this job's files, or of one answer: every other job goes on
@@ -82,7 +82,7 @@ class Forwarder:
 
     def _tick_job(self, job: Job) -> bool:
         if self._finished.get(job.id) == job.signature():
-            self._looks.settled(job)
+            self._due_jobs.settled(job)
             return False
         busy = False
         looked_at = job.signature()  # before the steps: what is logged after them is a change
@@ -92,7 +92,7 @@ class Forwarder:
                 busy |= self._step(upload)
         if uploads and all(upload.finished for upload in uploads):
             self._finished[job.id] = looked_at
-            self._looks.settled(job)
+            self._due_jobs.settled(job)
             for upload in uploads:
                 del self._uploads[(job.id, upload.origin.name)]
         return busy

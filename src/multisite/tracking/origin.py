@@ -24,7 +24,7 @@ class Account:
         refused: not taken: the site's disk was full, or the value is no metric.
         closed: the site logs no more.
         set_aside: of the delivered ones, those that could not be sent: a row marks the place of each.
-        unconfirmed: of the delivered ones, those of which only W&B's client says so: the backend can't be asked.
+        unconfirmed: of the delivered ones, those of which only the run's summary says so: the backend can't be asked.
         problem: what is wrong with the files that these numbers come from.
     """
 

@@ -26,7 +26,7 @@ from multisite.tracking.delivery import Delivery
 from multisite.tracking.files import save_json
 from multisite.tracking.locks import is_locked
 from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, name_simulation, note_end, root
+from multisite.tracking.spool import BLOCKED, SERVER, Job, Spool, job_name, name_simulation, root
 
 ABORTED = "multisite_aborted"  # in NVFlare's context: a controller fails the job only because somebody aborted it
 MODELS = "models"  # the folder of a run that the job's persistor writes
@@ -153,7 +153,7 @@ class WandbReceiver(Widget):
             self._flush()
         self._keep_model()
         if self._log is not None:
-            note_end(self._job, ended, self.logger)
+            self._job.note_end(ended, self.logger)
             self._log.close()
             self._log = None
         report = self._wait()

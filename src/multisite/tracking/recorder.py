@@ -24,7 +24,7 @@ from multisite.tracking.forwarder import ROUTE
 from multisite.tracking.locks import is_locked
 from multisite.tracking.origin import Origin
 from multisite.tracking.records import LogWriter, RecordRefused, RecordTooLong
-from multisite.tracking.spool import Job, Spool, job_name, note_end, root
+from multisite.tracking.spool import Job, Spool, job_name, root
 from multisite.tracking.values import plain_metrics
 
 SINGLE = (AnalyticsDataType.METRIC, AnalyticsDataType.SCALAR, AnalyticsDataType.PARAMETER)
@@ -84,7 +84,7 @@ class MetricsRecorder(Widget):
         elif event_type == EventType.END_RUN:
             DataBus().put_data(RECORDER + self._site, None)
             if self.wandb_args is not None and self._origin is not None:
-                note_end(Job(self._origin.folder.parent), self._ended, self.logger)
+                Job(self._origin.folder.parent).note_end(self._ended, self.logger)
             if self._log is not None:
                 self._log.close()
                 self._log = None

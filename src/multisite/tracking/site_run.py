@@ -27,7 +27,7 @@ class SiteRun:
         run: while it is open.
         id: of the run that is open, or that a writer before this one had open: its last rows may still be under way.
         confirmed: rows that the backend has.
-        unconfirmed: of these, the ones of which only the client says so: the backend can't be asked.
+        unconfirmed: of these, the ones of which only the run's summary says so: the backend can't be asked.
         unfinished: the run was opened, and its finish did not come through.
         set_aside: see `files.set_aside_summary`; empty while no record was.
         trouble: why there is no run, or none that takes rows.

@@ -124,8 +124,9 @@ class SiteRuns:
 
     def ask(self, backend: Backend) -> bool:
         """Asks the backend what it has, now and then. Returns whether that was more than before."""
-        hurry = self.closing() or any(map(self.is_full, self.by_site.values()))
-        if not self.outstanding or time.monotonic() - self._asked_at < (LOOK_SECONDS if hurry else CONFIRM_SECONDS):
+        waited_for = self.closing() or any(map(self.is_full, self.by_site.values()))
+        pause = LOOK_SECONDS if waited_for else CONFIRM_SECONDS
+        if not self.outstanding or time.monotonic() - self._asked_at < pause:
             return False
         self._asked_at = time.monotonic()
         asked = [site for site, site_run in self.by_site.items() if site_run.run or site_run.closing]
@@ -145,9 +146,9 @@ class SiteRuns:
         for site_run in self.by_site.values():
             if not site_run.outstanding:
                 site_run.progress = now
-            elif site_run.run is None:
+            if site_run.run is None:
                 continue
-            elif not backend.can_be_asked:
+            if not backend.can_be_asked:
                 if self.is_full(site_run):
                     self.close(backend, site_run, 0)
             elif now - site_run.progress > (seconds := STALL_SECONDS + backend.interval):
@@ -189,7 +190,7 @@ class SiteRuns:
             late = time.monotonic() - site_run.closed_at > STILL_SECONDS
             if site_run.closing.exception() is None:  # it finished in time
                 site_run.unfinished = False
-                self._take_unconfirmed(backend, site_run, late)
+                self._take_unconfirmed(backend, site_run, site_run.closing.result(), late)
             if not site_run.outstanding:
                 site_run.trouble, site_run.retry_at = None, 0.0
             elif late:
@@ -200,10 +201,14 @@ class SiteRuns:
             self._changed()
 
     @staticmethod
-    def _take_unconfirmed(backend: Backend, site_run: SiteRun, late: bool) -> None:
-        """Takes what the run's summary says, where the backend can't be asked for its rows, or counts none."""
-        assert site_run.closing is not None
-        sent, rows = site_run.reader.rows, site_run.closing.result()
+    def _take_unconfirmed(backend: Backend, site_run: SiteRun, rows: int, late: bool) -> None:
+        """Takes what the run's summary says, where the backend can't be asked for its rows, or counts none.
+
+        Args:
+            rows: by the summary of the run that was opened again; 0 if it was not.
+            late: a count would have come by now.
+        """
+        sent = site_run.reader.rows
         if site_run.outstanding and late and site_run.seen and backend.counts_nothing(site_run.seen[0], sent):
             backend.can_be_asked, rows = False, sent
         if rows > site_run.confirmed:

@@ -48,12 +48,8 @@ SIMULATION_VARIABLE = "MULTISITE_SIMULATION"
 SIMULATED = "simulate_job"  # every job's id in NVFlare's simulator (`nvflare/private/fed/simulator/simulator_const.py`)
 SERVER = "server"
 CLOCK_SECONDS = 1.0  # what a file system may round a time of change by
-EXIT_CODES = {
-    "completed": 0,
-    "failed": 1,
-    "": 1,
-    "aborted": 255,
-}  # 255: of a run that was interrupted (`wandb/sdk/lib/exit_hooks.py`)
+# By how the job ended. 255 is what W&B's client gives a run that somebody interrupts (`wandb/sdk/lib/exit_hooks.py`).
+EXIT_CODES = {"completed": 0, "failed": 1, "": 1, "aborted": 255}
 BLOCKED = ("offline", "refused", "unreachable", "misconfigured")  # states in which a writer delivers nothing until somebody acts
 
 
@@ -130,7 +126,11 @@ class Job:
 
     def signature(self) -> tuple[float, ...]:
         """Changes when a site appears or a log grows. Cheap: it is asked of every job that is kept, twice a second."""
-        return (changed_at(self.folder), *(size_of(origin.log) for origin in self._origins.values()))
+        return (changed_at(self.folder), *self.log_sizes())
+
+    def log_sizes(self) -> tuple[int, ...]:
+        """Bytes of the log of every site that is known so far."""
+        return tuple(size_of(origin.log) for origin in self._origins.values())
 
     def origin(self, name: str) -> Origin:
         """One site's part, which need not exist yet.
@@ -162,6 +162,15 @@ class Job:
         """How the job ended, as an exit status. A job that left no word died."""
         return EXIT_CODES[self.settings.get("ended", "")]
 
+    def note_end(self, ended: str, log: logging.Logger) -> None:
+        """Writes into the settings how the job ended, before its log is closed. On a full disk only `log` says so."""
+        settings = load_json(self.settings_file)
+        try:
+            if settings:
+                save_json(self.settings_file, {**settings, "ended": ended}, durable=True)
+        except OSError as error:
+            log.error(f"how the job ended is not known to W&B: {self.settings_file}: {error.strerror}")
+
     def report(self) -> dict[str, Any]:
         """For people: `state` and `reason` of the writer, `sites` (the accounts), `pending` in all, `unfinished`, `problems`."""
         accounts = self.accounts()
@@ -189,16 +198,6 @@ class Job:
         noted = [(site, status) for site, status in statuses if status.get("reason")]
         site, status = [*trouble, *noted, *statuses, ("", {})][0]
         return {"state": status.get("state", ""), "reason": f"{site}: {status['reason']}" if status.get("reason") else ""}
-
-
-def note_end(job: Job, ended: str, log: logging.Logger) -> None:
-    """Writes into a job's settings how it ended, before its log is closed. On a full disk only the log says so."""
-    settings = load_json(job.settings_file)
-    try:
-        if settings:
-            save_json(job.settings_file, {**settings, "ended": ended}, durable=True)
-    except OSError as error:
-        log.error(f"how the job ended is not known to W&B: {job.settings_file}: {error.strerror}")
 
 
 @dataclass

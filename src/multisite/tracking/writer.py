@@ -165,12 +165,15 @@ class JobWriter:
             if not self.runs.trouble:  # or else that is the reason
                 self._set_state(troubled.trouble.state, f"{troubled.origin.name}: {troubled.trouble}")
             return EXIT_AGAIN
-        missing = missing_model(self.job, backend) if server_run else ""
+        left = missing_model(self.job, backend) if server_run else ""
         if unfinished := [site for site, site_run in self.runs.by_site.items() if site_run.unfinished]:
-            missing = missing or f"the run of {unfinished[0]} could not be finished in time; it is tried again"
+            left = (
+                left
+                or f"the run of {unfinished[0]} could not be finished in time; it is tried again for ten minutes, then at make sync"
+            )
         pending = any(account.pending for account in self.job.accounts().values())
-        self._set_state("online" if pending else "done", missing)
-        return EXIT_AGAIN if missing else EXIT_DONE
+        self._set_state("online" if pending else "done", left)
+        return EXIT_AGAIN if left else EXIT_DONE
 
     def _set_state(self, state: str, reason: str) -> None:
         """Writes the writer's file, and a line on stdout when the state changes."""

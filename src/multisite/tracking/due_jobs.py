@@ -1,4 +1,4 @@
-"""Which jobs of a spool are looked at now. Thousands are kept for days after their end, and nothing happens in them."""
+"""Which jobs of a spool are due to be examined. Thousands are kept for days after their end, and nothing happens in them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterator
 
 from multisite.tracking.spool import Job, Spool
 
-SETTLED_SECONDS = 300.0  # within which every settled job is looked at
-LEAST_SETTLED = 50  # of them at once
+SETTLED_SECONDS = 300.0  # within which every settled job is due once
+LEAST_SETTLED = 50  # of them each time
 
 
-class Looks:
-    """For one who looks at the jobs again and again: at every job that is not settled, and at some of the others in turn."""
+class DueJobs:
+    """For whoever examines the jobs again and again: every job that is not settled is due each time, and some of the others in turn."""
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
-        self._settled: dict[str, None] = {}  # by id, in the order of their last look
+        self._settled: dict[str, None] = {}  # by id, the one that was due longest ago first
         self._at = time.monotonic()
 
     def jobs(self, every: bool = False) -> Iterator[Job]:
-        """The jobs to look at now.
+        """The jobs that are due now.
 
         Args:
             every: also all that are settled.
@@ -38,5 +38,5 @@ class Looks:
                 yield job
 
     def settled(self, job: Job) -> None:
-        """After a look: nothing is to be done in this job, as long as nobody changes it."""
+        """Nothing is to be done in this job, as long as nobody changes it."""
         self._settled[job.id] = None
