@@ -74,6 +74,11 @@ def main() -> int:
         measure("delivery, server", Delivery(Spool(server.root), key).tick, seconds)
         measure("delivery, site", Delivery(Spool(site.root), key).tick, seconds)
         measure("forwarder, site", Forwarder(Spool(site.root), lambda message: None).tick, seconds)
+        for job in (waiting := Spool(site.root)).jobs():
+            (job.origin("site-1").folder / DONE).unlink()
+        print(f"{jobs} jobs that wait for the server's delivery")
+        has_all = {"size": len(MAGIC + frame(RECORD) * 3), "rows": 3, "delivered": 0}
+        measure("forwarder, site", Forwarder(waiting, lambda message: has_all).tick, seconds)
     return 0
 
 

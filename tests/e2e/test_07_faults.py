@@ -251,7 +251,7 @@ def test_a_killed_container_goes_on_with_what_was_logged(open_stack: Stack, clie
     check_no_more_than_logged(open_stack, job, job_id)
 
 
-@pytest.mark.parametrize("clients", ["server"], indirect=True)  # where the sites deliver it is not reached: docs/metrics.md
+@matrix
 def test_the_runs_of_an_aborted_job_end_as_interrupted(open_stack: Stack, clients: bool) -> None:
     job_id = begin(open_stack, drill(clients, **LONG))
     assert open_stack.make("abort", JOB=job_id).code == 0

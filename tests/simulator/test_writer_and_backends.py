@@ -9,6 +9,7 @@ from multisite.tracking.records import LogWriter
 from multisite.tracking.spool import SERVER
 from tests.simulator.delivery import Site, wait_for
 from tests.wandb_backend.client import add_rows, rows, set_faults
+from tests.wandb_backend.state import JsonObject, RunRecord
 
 RUN = "job-1-site-1"
 
@@ -151,3 +152,25 @@ def test_a_model_that_could_not_be_uploaded_is_tried_again_and_every_row_is_deli
     assert site.values() == list(range(5))
     artifacts = site.state().document["artifacts"].values()
     assert [artifact["name"] for artifact in artifacts if artifact["committed"]] == ["model-job-1"]
+
+
+def test_a_summary_never_has_the_number_of_a_row_that_did_not_come_with_it_or_before(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the backend can't be asked, a writer that follows a dead one goes on behind the number in the summary."""
+    early, take = [], RunRecord.stream
+
+    def checked(run: RunRecord, post: JsonObject) -> None:
+        take(run, post)
+        said = (run.summary or {}).get("records/number", 0)
+        if said > len(run.history):
+            early.append((run.name, said))
+
+    monkeypatch.setattr(RunRecord, "stream", checked)
+    for number in range(2, 30):
+        site.logs[f"site-{number}"] = log = LogWriter(site.job.origin(f"site-{number}").log)
+        for step in range(50):
+            log.log({"value": step}, step)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
+    assert early == []

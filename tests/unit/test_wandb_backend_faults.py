@@ -134,10 +134,16 @@ def test_a_server_that_counts_nothing_lists_its_runs_all_the_same(url: str) -> N
     set_faults(url, uncounted=True)
     upsert(url)
     send(url + STREAM, history(0, {"a": 1}))
-    assert listed(url) == {"historyLineCount": 0, "historyKeys": None}
+    assert (listed(url)["historyLineCount"], listed(url)["historyKeys"]) == (0, None)
 
 
 def test_a_refusal_of_one_runs_stream_leaves_the_others(url: str) -> None:
     set_faults(url, file_stream=403, run="r1")
     assert status_of(url + STREAM, history(0, {"a": 1})) == 403
     assert status_of(url + STREAM.replace("r1", "r2"), history(0, {"a": 1})) == 200
+
+
+def test_rows_in_a_request_above_the_largest_size_are_refused(url: str) -> None:
+    set_faults(url, largest=300)
+    assert status_of(url + STREAM, history(0, {"a": "x" * 300})) == 413
+    assert status_of(url + STREAM, history(0, {"a": 1})) == 200

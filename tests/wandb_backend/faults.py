@@ -20,7 +20,8 @@ class Faults:
     What W&B's maintainers say of the cloud: ``lag`` seconds pass until a row that has arrived is counted, in listings and for
     a resume; with ``rows_at_end`` the rows of a resumed run are counted when it finishes. With ``no_query`` the server takes
     runs and has no fields to ask for them; with ``uncounted`` it has the fields, and they count no row.
-    ``run``: the status of ``file_stream`` is for this run alone.
+    ``run``: the status of ``file_stream`` is for this run alone. ``largest``: rows that come in a request of more bytes are
+    refused with 413, as a proxy does.
     """
 
     graphql: int = 0
@@ -35,6 +36,7 @@ class Faults:
     no_query: bool = False
     uncounted: bool = False
     run: str = ""
+    largest: int = 0
 
     @classmethod
     def from_json(cls, order: JsonObject) -> Faults:
@@ -50,10 +52,13 @@ class Faults:
             if not 0 <= seconds <= MAX_DELAY_S:
                 raise ValueError(f"{name} lies between 0 and {MAX_DELAY_S:.0f} seconds")
         switches = {name: bool(order.get(name)) for name in ("drop", "rows_at_end", "no_query", "uncounted")}
-        return cls(**statuses, **times, **switches, reset=int(order.get("reset") or 0), run=str(order.get("run") or ""))
+        numbers = {name: int(order.get(name) or 0) for name in ("reset", "largest")}
+        return cls(**statuses, **times, **switches, **numbers, run=str(order.get("run") or ""))
 
-    def status_for(self, kind: str, path: str) -> int:
-        """The injected status for a kind of request, or 0."""
+    def status_for(self, kind: str, path: str, size: int) -> int:
+        """The injected status for a kind of request of ``size`` bytes, or 0."""
+        if kind == "file_stream" and self.largest and size > self.largest:
+            return 413
         if kind == "file_stream" and self.run and f"/{self.run}/" not in path:
             return 0
         return {"graphql": self.graphql, "file_stream": self.file_stream, "storage": self.storage}[kind]

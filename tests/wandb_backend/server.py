@@ -127,7 +127,7 @@ class WandbBackend(ThreadingHTTPServer):
             if request.kind != "storage" and request.caller.label is None:
                 self.state.note_rejected(request.caller, request.path)
                 reply: Reply = (HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
-            elif status := self.faults.status_for(request.kind, request.path):
+            elif status := self.faults.status_for(request.kind, request.path, request.size):
                 reply = (status, {"error": "injected fault"})
             else:
                 reply = self._take_in(request)

@@ -61,6 +61,7 @@ class Forwarder:
         self._send = send
         self._uploads: dict[tuple[str, str], LogUpload] = {}
         self._due_jobs = DueJobs(spool)
+        self._waits: dict[str, float] = {}  # jobs with nothing to send: until when they are left alone
         self._finished: dict[str, tuple[float, ...]] = {}  # jobs that are done with, and how they looked then
         self._problems: dict[str, str] = {}  # of jobs whose files are not what they must be
         self._asked = spool.sync_requested()
@@ -70,6 +71,7 @@ class Forwarder:
         busy = False
         if again := self._asked != (asked := self.spool.sync_requested()):
             self._asked = asked
+            self._waits.clear()
             for upload in self._uploads.values():
                 if upload.unknown:
                     upload.retry_at = ASK_NOW
@@ -81,6 +83,8 @@ class Forwarder:
         return busy
 
     def _tick_job(self, job: Job) -> bool:
+        if time.monotonic() < self._waits.get(job.id, 0.0):
+            return False
         if self._finished.get(job.id) == job.signature():
             self._due_jobs.settled(job)
             return False
@@ -95,6 +99,9 @@ class Forwarder:
             self._due_jobs.settled(job)
             for upload in uploads:
                 del self._uploads[(job.id, upload.origin.name)]
+            self._waits.pop(job.id, None)
+        elif uploads and not busy:
+            self._waits[job.id] = min(upload.retry_at for upload in uploads if not upload.finished)
         return busy
 
     def _log_problem(self, job: Job, problem: str) -> None:

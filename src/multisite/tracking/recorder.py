@@ -80,15 +80,20 @@ class MetricsRecorder(Widget):
             self._ended = "failed"
         elif event_type == EventType.ABORT_TASK and self._ended == "completed":
             abort = fl_ctx.get_run_abort_signal()  # a normal end triggers it too, but no task runs then
-            self._ended = "aborted" if abort is not None and abort.triggered else "completed"
+            if abort is not None and abort.triggered:
+                self._ended = "aborted"
+                self._note_end()  # before END_RUN, which waits for the script: NVFlare kills the process after 10 s
         elif event_type == EventType.END_RUN:
             DataBus().put_data(RECORDER + self._site, None)
-            if self.wandb_args is not None and self._origin is not None:
-                Job(self._origin.folder.parent).note_end(self._ended, self.logger)
+            self._note_end()
             if self._log is not None:
                 self._log.close()
                 self._log = None
                 self._origin = None
+
+    def _note_end(self) -> None:
+        if self.wandb_args is not None and self._origin is not None:
+            Job(self._origin.folder.parent).note_end(self._ended, self.logger)
 
     def _start(self, fl_ctx: FLContext) -> None:
         spool = Spool(root(fl_ctx.get_engine().get_workspace().get_root_dir()))

@@ -8,15 +8,21 @@ from pathlib import Path
 import wandb
 
 from multisite.text import clean
+from multisite.tracking.client_log import ClientLog
 from multisite.tracking.origin import Account
 from multisite.tracking.records import Record, RecordDamaged
 from multisite.tracking.troubles import Refusal
 
 STEP = "step"
 NUMBER, ATTEMPT = "records/number", "records/attempt"
+FIRST_SECONDS = 2.0
 SET_ASIDE, DELIVERED = "records/set_aside", "records/delivered"
 NAMES_CHARACTERS = 1_000_000  # of all metrics' names of one run together: W&B's client keeps every one in memory
 RESERVED = ("_step", "_timestamp", "_runtime", "_wandb", NUMBER, ATTEMPT)
+
+
+class StreamRefused(Exception):
+    """The backend refused rows, and the client sends no more of this run."""
 
 
 class Run:
@@ -30,11 +36,16 @@ class Run:
         self._names: set[str] = set()
         self._characters = 0
         self.id: str = run.id
+        self.stream = ClientLog(Path(run.settings.log_internal))
         self.rows_before = self._rows_before()  # of this attempt, as the backend said when it was opened
         for name in (NUMBER, ATTEMPT):
             run.define_metric(name, hidden=True, step_sync=False)
         for pattern, axis in axes.items():
             run.define_metric(pattern, step_metric=axis, step_sync=False)  # a row has the steps that it was logged with, no other
+        # The client's first request is the summary alone. Built while the first row comes, it would have that row's number before the
+        # backend has the row: the summary would lie.
+        run.summary.update({NUMBER: self.rows_before, ATTEMPT: attempt})
+        self.stream.wait_for_first(FIRST_SECONDS)
 
     def _rows_before(self) -> int:
         """The summary has the number of our last row; the count of all lines, where there is one, has everybody's."""
@@ -103,9 +114,13 @@ class Run:
 
         Raises:
             TimeoutError: not everything was sent in time.
+            StreamRefused: the backend refused the rest.
         """
         counts = {"logged": account.logged, "received": account.received, "delivered": sent, "refused": account.refused}
         counts["set_aside"] = account.set_aside
         counts["pending"] = max(0, account.logged - sent)
         self._run.summary.update({f"records/{name}": value for name, value in counts.items()})
         self._run.finish(exit_code)
+        self.stream.read()
+        if self.stream.final:  # the client finishes without an error all the same
+            raise StreamRefused(f"HTTP {self.stream.status}")

@@ -11,12 +11,14 @@ from typing import Any
 
 from multisite.text import clean
 from multisite.tracking.backend import Place
+from multisite.tracking.client_log import TOO_LARGE, ClientLog
 from multisite.tracking.log_reader import LogReader
 from multisite.tracking.origin import Origin
 from multisite.tracking.records import RecordDamaged, decode
 from multisite.tracking.run import Run
 from multisite.tracking.troubles import Refusal
 
+LEAST_BATCH_BYTES = 64 * 1024  # a backend that does not take so much in one request is of no use
 RETRY_SECONDS = (30.0, 300.0)  # until a run in trouble is tried again: a try takes 20 s, of every site of the job
 
 
@@ -35,6 +37,9 @@ class SiteRun:
         reopens: the run is wanted, also where nothing is unread.
         progress: when the backend had more rows last, or all of them.
         seen: what the backend has, and since when.
+        stream: what W&B's client says of the last run's stream of rows.
+        limited: the client waits for the end of a rate limit.
+        batch_bytes: as much is sent, and no more until it is confirmed; 0 where there is no such bound.
     """
 
     def __init__(self, origin: Origin, known: Mapping[str, Any] | None = None, done: bool = False) -> None:
@@ -62,6 +67,10 @@ class SiteRun:
         self.opened_with = 0  # rows that were confirmed when it was opened
         self.progress = time.monotonic()
         self.seen: tuple[Place, float] | None = None
+        self.stream: ClientLog | None = None
+        self.batch_bytes = 0
+        self.limited = False
+        self._too_large = 0  # the number of a record that no request can carry
 
     @property
     def outstanding(self) -> int:
@@ -116,6 +125,7 @@ class SiteRun:
         self._read_again()
         self.reader.skip(rows)
         self.run, self.id, self.trouble, self.reopens = run, run.id, None, False
+        self.stream, self.limited = run.stream, False
         self.confirmed = self.opened_with = rows
         self.unfinished = True
         self.progress = time.monotonic()
@@ -131,6 +141,23 @@ class SiteRun:
             self.pause = 0.0
         self.trouble, self.retry_at = trouble, time.monotonic() + self.pause
         self._read_again()
+
+    def send_less(self) -> bool:
+        """After a request that was too large: half as much at once; a record that was alone in it is set aside.
+
+        Returns:
+            False where so little was sent that this is no cure.
+        """
+        sent = self.outstanding_bytes
+        if self.outstanding == 1 and sent > LEAST_BATCH_BYTES:
+            self._too_large = self.confirmed + 1
+        elif self.batch_bytes != LEAST_BATCH_BYTES:
+            self.batch_bytes = max(LEAST_BATCH_BYTES, min(sent, self.batch_bytes or sent) // 2)
+        else:
+            return False
+        self.trouble, self.retry_at = None, 0.0
+        self._read_again()
+        return True
 
     def close(self, pool: Executor, finish: Callable[[Run], int]) -> None:
         """Begins to finish the run: what it holds is sent, then the backend counts everything.
@@ -152,9 +179,13 @@ class SiteRun:
         return True
 
     def send_batch(self, max_bytes: int) -> int:
-        """Sends the next records of about `max_bytes` together. Returns how many; 0 when there is none, or the run takes no more."""
+        """Sends the next records of about `max_bytes` together, or of `batch_bytes`.
+
+        Returns:
+            How many; 0 when there is none, or the run takes no more.
+        """
         number, start = self.reader.rows, self.reader.offset
-        payloads = self.reader.read(max_bytes)
+        payloads = self.reader.read(self.batch_bytes or max_bytes)
         self.reader.force_to_disk()  # the numbers of rows that W&B has must not be used again
         for payload in payloads:
             number += 1
@@ -172,6 +203,8 @@ class SiteRun:
         """Sends record `number`, or sets it aside: then a row stands in its place, so that row n stays line n."""
         assert self.run is not None
         try:
+            if number == self._too_large:
+                raise RecordDamaged(f"W&B takes no request of its size, {len(payload)} bytes (HTTP {TOO_LARGE})")
             self.run.log(decode(payload), number)
         except RecordDamaged as damaged:
             self.run.set_aside(number)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from multisite.tracking.backend import FINISH_SECONDS, Backend, Place
+from multisite.tracking.client_log import LIMITED, TOO_LARGE
 from multisite.tracking.model_upload import finish_seconds
-from multisite.tracking.run import Run
+from multisite.tracking.run import Run, StreamRefused
 from multisite.tracking.site_run import SiteRun
 from multisite.tracking.spool import Job
-from multisite.tracking.troubles import Refusal
+from multisite.tracking.troubles import Refusal, status_refusal
 
 WINDOW_ROWS = 40_000  # sent and not confirmed, over all runs: what bounds the memory; every site has an equal share
 WINDOW_BYTES = 64_000_000  # likewise
@@ -47,6 +48,8 @@ class SiteRuns:
 
     def is_full(self, site_run: SiteRun) -> bool:
         """Whether as much of a site's is on its way as may be."""
+        if site_run.batch_bytes:
+            return site_run.outstanding > 0
         sites = len(self.by_site)
         return site_run.outstanding >= WINDOW_ROWS // sites or site_run.outstanding_bytes >= WINDOW_BYTES // sites
 
@@ -60,9 +63,13 @@ class SiteRuns:
         return [site_run for site_run in self.by_site.values() if site_run.closing]
 
     def unsettled(self) -> bool:
-        """Whether a site's log has more, or its run is being closed; without those in trouble."""
+        """Whether a site's log has more, or its run is being closed, or waits for a rate limit's end; without those in trouble."""
         site_runs = [self.of(origin.name) for origin in self._job.origins()]
-        return any(site_run.closing or (site_run.waiting and not site_run.trouble) for site_run in site_runs)
+        return any(site_run.closing or site_run.limited or (site_run.waiting and not site_run.trouble) for site_run in site_runs)
+
+    def has_unsent(self) -> bool:
+        """Whether a site's log has more; without those in trouble."""
+        return any(site_run.reader.unread and not site_run.trouble for site_run in self.by_site.values())
 
     def troubled(self) -> SiteRun | None:
         """The first one in trouble."""
@@ -141,20 +148,42 @@ class SiteRuns:
         return any(more)
 
     def close_stalled(self, backend: Backend) -> None:
-        """Closes the runs that stand still; where the backend can't be asked, those whose part of the window is full."""
+        """Closes the runs that stand still; where the backend can't be asked, those whose part of the window is full.
+
+        Where W&B's client waits for the end of a rate limit the run stays open: the next one would not know when that is.
+        """
         now = time.monotonic()
         for site_run in self.by_site.values():
             if not site_run.outstanding:
                 site_run.progress = now
             if site_run.run is None:
                 continue
-            if not backend.can_be_asked:
-                if self.is_full(site_run):
-                    self.close(backend, site_run, 0)
-            elif now - site_run.progress > (seconds := STALL_SECONDS + backend.interval):
-                site_run.trouble = Refusal("stalled", f"{backend.host} has confirmed no row for {seconds:.0f} s")
+            site_run.run.stream.read()
+            stalled = now - site_run.progress > STALL_SECONDS + backend.interval
+            if site_run.run.stream.limited:
+                self._wait_for_limit(backend, site_run)
+            elif site_run.outstanding and (site_run.run.stream.final or (stalled and backend.can_be_asked)):
+                site_run.trouble = self._stall(backend, site_run)
                 self.close(backend, site_run, 0)
                 self.note(site_run)
+            elif not backend.can_be_asked and self.is_full(site_run):
+                self.close(backend, site_run, 0)
+            elif site_run.limited:
+                site_run.limited, site_run.trouble = False, None
+                self._changed()
+
+    def _wait_for_limit(self, backend: Backend, site_run: SiteRun) -> None:
+        site_run.progress = time.monotonic()
+        if not site_run.limited:
+            site_run.limited, site_run.trouble = True, status_refusal(backend.host, LIMITED)
+            self.note(site_run)
+
+    @staticmethod
+    def _stall(backend: Backend, site_run: SiteRun) -> Refusal:
+        """Why a run stands still."""
+        if site_run.stream is not None and site_run.stream.status:
+            return status_refusal(backend.host, site_run.stream.status)
+        return Refusal("stalled", f"{backend.host} has confirmed no row for {STALL_SECONDS + backend.interval:.0f} s")
 
     def stalled(self) -> Refusal | None:
         """Why nothing moves; None while any site's run is open."""
@@ -164,14 +193,17 @@ class SiteRuns:
     def close(self, backend: Backend, site_run: SiteRun, exit_code: int) -> None:
         """Begins to finish a run, with the account in its summary.
 
-        Where the backend can't be asked the run is opened once more: then it says what it has. W&B's client finishes without an error
-        also where the backend took no row.
+        Where the backend can't be asked the run is opened once more: then it says what it has.
         """
         site, sent = site_run.origin.name, site_run.reader.rows
         account = self._job.accounts()[site]
 
         def finish(run: Run) -> int:
-            run.finish(account, sent, exit_code)
+            try:
+                run.finish(account, sent, exit_code)
+            except StreamRefused:
+                if backend.can_be_asked:
+                    raise
             if backend.can_be_asked:
                 return 0
             again = backend.open(site, known=True)
@@ -187,6 +219,8 @@ class SiteRuns:
             if not site_run.closing.done():
                 continue
             site_run.closed_at = site_run.closed_at or time.monotonic()
+            if site_run.stream is not None:
+                site_run.stream.read()
             late = time.monotonic() - site_run.closed_at > STILL_SECONDS
             if site_run.closing.exception() is None:  # it finished in time
                 site_run.unfinished = False
@@ -194,7 +228,9 @@ class SiteRuns:
             if not site_run.outstanding:
                 site_run.trouble, site_run.retry_at = None, 0.0
             elif late:
-                site_run.wait_by_itself(site_run.trouble or Refusal("stalled", f"{backend.host} has not confirmed every row"))
+                trouble = site_run.trouble or self._stall(backend, site_run)
+                if not (site_run.stream and site_run.stream.status == TOO_LARGE and site_run.send_less()):
+                    site_run.wait_by_itself(trouble)
             else:
                 continue
             site_run.closing, site_run.reopens = None, True

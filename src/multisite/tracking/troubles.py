@@ -55,13 +55,24 @@ def refusal(host: str, error: Exception) -> Refusal:
         error: the SDK's; it raises a dozen kinds.
     """
     text = clean(" ".join(str(error).split()), TEXT_CHARACTERS)
-    status = http_status(error)
+    if status := http_status(error):
+        return status_refusal(host, status, text)
+    return Refusal("unreachable", f"{host} does not answer, or not as expected; not classified: {type(error).__name__}: {text}")
+
+
+def status_refusal(host: str, status: int, text: str = "") -> Refusal:
+    """The trouble that an HTTP status stands for.
+
+    Args:
+        host: the backend, as it is said.
+        status: not a 2xx.
+        text: of the answer, where there is one.
+    """
+    answer = f"HTTP {status}: {text}" if text else f"HTTP {status}"
     if status in TROUBLES:
         state, meaning, cure = TROUBLES[status]
-        return Refusal(state, f"{host} {meaning} (HTTP {status}: {text}); next: {cure}")
-    if status:
-        return Refusal("unreachable", f"{host} answers HTTP {status} ({text})")
-    return Refusal("unreachable", f"{host} does not answer, or not as expected; not classified: {type(error).__name__}: {text}")
+        return Refusal(state, f"{host} {meaning} ({answer}); next: {cure}")
+    return Refusal("unreachable", f"{host} answers HTTP {status}{f' ({text})' if text else ''}")
 
 
 def has_no_such_field(error: Exception) -> bool:

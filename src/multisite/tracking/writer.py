@@ -82,7 +82,9 @@ class JobWriter:
                 quiet_since = time.monotonic()
             late = time.monotonic() - quiet_since > LATE_SECONDS
             if over and not self.runs.unsettled() and (late or self._all_closed()):
-                return self._finish(backend, with_model)
+                model_given = self._close_all(backend, with_model)
+                if not self.runs.has_unsent():  # what was too large for one request is sent again
+                    return self._end(backend, model_given)
             self._confirm(backend)
             self.runs.close_stalled(backend)
             self.runs.take_closed(backend)
@@ -147,8 +149,8 @@ class JobWriter:
         elif self.runs.trouble:
             self._set_state(self.runs.trouble.state, str(self.runs.trouble))
 
-    def _finish(self, backend: Backend, with_model: bool) -> int:
-        """Ends the runs, with the account in their summaries, and asks the backend what it has."""
+    def _close_all(self, backend: Backend, with_model: bool) -> bool:
+        """Ends the runs, with the account in their summaries, and asks the backend what it has. Returns whether the model was given to one."""
         exit_code = self.job.exit_code()
         server_run = self.runs.of(SERVER).run if with_model else None
         if server_run:
@@ -160,17 +162,19 @@ class JobWriter:
             self._confirm(backend)
             self.runs.take_closed(backend)
             self._wait(TICK_SECONDS)
+        return server_run is not None
+
+    def _end(self, backend: Backend, model_given: bool) -> int:
+        """Says how it ended. Returns the exit status."""
         if troubled := self.runs.troubled():
             assert troubled.trouble is not None
             if not self.runs.trouble:  # or else that is the reason
                 self._set_state(troubled.trouble.state, f"{troubled.origin.name}: {troubled.trouble}")
             return EXIT_AGAIN
-        left = missing_model(self.job, backend) if server_run else ""
-        if unfinished := [site for site, site_run in self.runs.by_site.items() if site_run.unfinished]:
-            left = (
-                left
-                or f"the run of {unfinished[0]} could not be finished in time; it is tried again for ten minutes, then at make sync"
-            )
+        left = missing_model(self.job, backend) if model_given else ""
+        unfinished = [site for site, site_run in self.runs.by_site.items() if site_run.unfinished]
+        if unfinished and not left:
+            left = f"the run of {unfinished[0]} could not be finished; it is tried again for ten minutes, then at make sync"
         pending = any(account.pending for account in self.job.accounts().values())
         self._set_state("online" if pending else "done", left)
         return EXIT_AGAIN if left else EXIT_DONE

@@ -15,7 +15,7 @@ from multisite.tracking.forwarder import DONE, ROUTE, Forwarder
 from multisite.tracking.frames import MAGIC
 from multisite.tracking.intake import Intake
 from multisite.tracking.records import LogWriter, RecordRefused
-from multisite.tracking.spool import Spool
+from multisite.tracking.spool import Job, Spool
 from tests.unit.metric_messages import message, records
 
 SITE = "site-1"
@@ -67,6 +67,7 @@ class Federation:
         for _ in range(200):
             for upload in self.forwarder._uploads.values():
                 upload.retry_at = min(upload.retry_at, 0.001)
+            self.forwarder._waits.clear()
             self.forwarder.tick()
             if self.server.job("job-1").origin(SITE).log.exists() and self.copy() == self.original():
                 return
@@ -163,6 +164,23 @@ def test_a_closed_log_is_done_only_when_its_last_row_is_delivered(federation: Fe
     assert not federation.forwarder.tick()
 
 
+def test_a_job_that_waits_for_the_servers_delivery_is_left_alone_until_somebody_asks(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation.log_some(2)
+    federation.settle()
+    federation.log.close()
+    tick(federation)
+    looked_at: list[str] = []
+    monkeypatch.setattr(Job, "signature", lambda job: (looked_at.append(job.id), 0.0)[1:])
+    for _ in range(5):
+        federation.forwarder.tick()
+    assert not looked_at
+    federation.site.sync_file.touch()
+    federation.forwarder.tick()
+    assert looked_at
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_record_that_comes_to_a_finished_log_is_forwarded(federation: Federation, restarted: bool) -> None:
     federation.log_some(2)
@@ -185,6 +203,7 @@ def tick(federation: Federation) -> None:
     for _ in range(3):
         for upload in federation.forwarder._uploads.values():
             upload.retry_at = min(upload.retry_at, 0.001)
+        federation.forwarder._waits.clear()
         federation.forwarder.tick()
 
 
