@@ -1,13 +1,15 @@
 # Every verb of the deployment. What has logic is Python: src/multisite/console. Settings: .env (see .env.example).
-# Job options by variable: make submit ROUNDS=20 ALPHA=0.5
-CONSOLE = PYTHONPATH=src python3 -m multisite.console
+# Options and settings by variable: make submit ROUNDS=20 ALPHA=0.5. The console refuses a name that it does not know.
+given = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+CONSOLE = MAKE_VARIABLES="$(given)" PYTHONPATH=src python3 -m multisite.console
 
 .DEFAULT_GOAL = help
 .PHONY: help up submit submit-client-stream follow status sync logs results abort kit down clean check test test-fast test-next test-faults bench bench-metrics
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+##@ Run
 up: ## build, provision, prepare the data, start; return when every site is registered
 	@$(CONSOLE) up
 
@@ -20,9 +22,13 @@ submit-client-stream: ## the same, each site straight to W&B: the key moves to t
 follow: ## watch a running job [JOB]
 	@$(CONSOLE) follow
 
+abort: ## end a running job [JOB]
+	@$(CONSOLE) abort
+
 sync: ## deliver every metric that W&B has not confirmed yet, of any job; safe to repeat
 	@$(CONSOLE) sync
 
+##@ Look
 status: ## participants, jobs, and the account of their metrics
 	@$(CONSOLE) status
 
@@ -32,18 +38,18 @@ logs: ## follow every container's log
 results: ## bring a finished job's results to results/ [JOB]
 	@$(CONSOLE) results
 
-abort: ## end a running job [JOB]
-	@$(CONSOLE) abort
-
+##@ Other hosts
 kit: ## write the startup kit of a site on another host to kits/ [SITE]
 	@$(CONSOLE) kit
 
+##@ Stop and delete
 down: ## stop and remove containers and networks; keys, data and results stay
 	@$(CONSOLE) down
 
 clean: ## delete by name: WHAT=keys,data,state,results,images (or all)
 	@$(CONSOLE) clean
 
+##@ Tests and measurements
 check: ## lint, format and types, in the test image
 	@docker/test.sh check
 

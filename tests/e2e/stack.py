@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multisite.console import names
 from tests.wandb_backend.client import BackendState
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,10 @@ class Stack:
             "MULTISITE_HOME",
             "WANDB_API_KEY",
             "WANDB_KEY_FILE",
+            "MAKEFLAGS",
+            "MFLAGS",
+            "MAKELEVEL",
+            *names.COMMON,
         }
         return {name: value for name, value in os.environ.items() if name not in hidden}
 

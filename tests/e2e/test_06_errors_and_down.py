@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from multisite.console.env_file import read_assignments
 from tests.e2e.stack import PROJECT, Stack, free_port
 from tests.e2e.test_04_participants import add_site, registered
+from tests.unit.console.test_env_file import READ
 
 
 @pytest.fixture
@@ -93,6 +96,16 @@ def test_the_gpu_overlay_reserves_every_gpu_for_the_sites_alone(copy: Stack) -> 
         if (service.get("deploy") or {}).get("resources", {}).get("reservations", {}).get("devices")
     }
     assert holding == {"site-1", "site-2"}
+
+
+def test_compose_and_the_console_read_the_env_file_alike(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {a: {image: b}}\n", encoding="utf-8")
+    env = tmp_path / ".env"
+    env.write_text("".join(f"A{number}={value}\n" for number, value in enumerate(READ)), encoding="utf-8")
+    command = ["docker", "compose", "config", "--environment"]
+    listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert {f"A{number}={value}" for number, value in enumerate(READ.values())} <= set(listed.splitlines())
+    assert [value for value, _ in read_assignments(env).values()] == list(READ.values())
 
 
 def broken_cifar10(folder: Path) -> dict[str, str]:

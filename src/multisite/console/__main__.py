@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from multisite.console import cleaning, images, kits, metrics, report, submit
+from multisite.console import cleaning, images, kits, metrics, names, report, submit
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.console.text import say, warn
@@ -26,7 +26,7 @@ def up() -> int:
 
 def run_job(client_stream: bool) -> int:
     """`make submit` and `make submit-client-stream`."""
-    options = job_options.from_variables(dict(os.environ))
+    options = job_options.from_variables(names.given_options(os.environ))
     return submit.submit(Deployment.load(HOME), options, client_stream)
 
 
@@ -133,7 +133,10 @@ def main() -> int:
         warn(f"unknown verb {verb!r}\n  next: one of {', '.join(VERBS)}")
         return 2
     try:
-        os.environ.update(job_options.with_preset(os.environ))  # Compose reads some of them too
+        names.check_given(verb, os.environ)
+        os.environ.update(preset := job_options.with_preset(names.given_options(os.environ)))  # Compose reads some of them too
+        if names.GIVEN in os.environ:
+            os.environ[names.GIVEN] = " ".join({**dict.fromkeys(os.environ[names.GIVEN].split()), **preset})
         return VERBS[verb]()
     except OptionError as error:
         warn(f"options: {error}")

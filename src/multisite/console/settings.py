@@ -8,11 +8,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from multisite.console.env_file import BadLine, read_assignments
+from multisite.console.names import home_files, unknown_setting
+from multisite.text import clean
 from multisite.tracking.arguments import ArgumentRefused, checked_wandb_args
 from multisite.tracking.key import MODES
 
 MANAGED = "# --- written by make, for `docker compose` typed by hand; change the settings above instead ---"
-LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 NAME = re.compile(r"^name: *(\S+)", re.MULTILINE)
 GPUS = ("auto", "none", "all")
 GATEWAY_LIMITS = ("CONNECTIONS", "SERVER_CONNECTIONS", "PER_ADDRESS", "RATE", "HELLO_SECONDS")
@@ -34,24 +36,22 @@ class ConsoleError(Exception):
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Assignments of an env file; an unreadable line is an error that gives its number.
+    """The settings in `.env`.
 
     Raises:
-        ConsoleError: a line is no assignment.
+        ConsoleError: a line can't be read, or a name means nothing; it gives the line's number.
     """
-    if not path.exists():
-        return {}
-    values = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        match = LINE.fullmatch(line)
-        if not match:
-            # The line itself is not shown: it may be the one with the W&B key.
-            raise ConsoleError("settings", f"{path.name}, line {number} is no NAME=value", f"correct {path}")
-        values[match[1]] = match[2].strip().strip("\"'")
-    return values
+    try:
+        found = read_assignments(path)
+    except BadLine as bad:
+        raise ConsoleError("settings", f"{path.name}, line {bad.number} {bad.problem}", f"correct {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConsoleError("settings", f"{path} can't be read ({clean(error)})", f"look at who owns it: ls -l {path}") from None
+    extra = home_files(path.parent, found.get("COMPOSE_EXTRA", ("", 0))[0])
+    if unknown := unknown_setting(found, extra):
+        name, problem, next_step = unknown
+        raise ConsoleError("settings", f"{path.name}, line {found[name][1]}: {name} {problem}", next_step)
+    return {name: value for name, (value, _) in found.items()}
 
 
 @dataclass(frozen=True)
