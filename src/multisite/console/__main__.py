@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from multisite.console import cleaning, images, kits, metrics, names, report, submit
+from multisite.console import cleaning, files, images, kits, metrics, names, report, submit
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.console.text import say, warn
@@ -144,11 +144,14 @@ def main() -> int:
     except ConsoleError as error:
         warn(error)
         return 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # `make submit | head`: nobody reads any more, and a job that runs goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        warn(f"{verb}: {files.problem(error)}\n  next: {files.next_step(error)}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

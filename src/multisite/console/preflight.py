@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+import stat
 import struct
 import subprocess
 from pathlib import Path
@@ -29,11 +30,23 @@ def check(settings: Settings, docker: Docker) -> list[str]:
     Raises:
         ConsoleError: something is missing; it says what, where, and what to do.
     """
+    check_readable(settings.home / "project.yml")
     info = ensure_engine(settings, docker)
     check_disk(info, images.exist(settings, docker))
     standing = [container.service for container in docker.containers().values() if container.state == "running"]
     check_port(settings, next(filter(None, (docker.published(name) for name in ("gateway", "server") if name in standing)), None))
     return standing
+
+
+def check_readable(path: Path) -> None:
+    """
+    Raises:
+        ConsoleError: the containers' user can't read it (a checkout that was made with umask 077).
+    """
+    if path.exists() and not path.stat().st_mode & stat.S_IROTH:
+        raise ConsoleError(
+            "project.yml", f"{path} is readable for its owner alone, and a container has to read it", f"chmod a+r '{path}'"
+        )
 
 
 def ensure_engine(settings: Settings, docker: Docker) -> dict[str, Any]:

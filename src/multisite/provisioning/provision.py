@@ -233,6 +233,12 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    except PermissionError as error:
+        print(
+            f"provision: {error.filename}: {error.strerror}\n  next: let the container's user (1000) read it: chmod a+r project.yml",
+            file=sys.stderr,
+        )
+        return 2
     except OSError as error:
         print(f"provision: {error}\n  next: free disk space, or check project.yml", file=sys.stderr)
         return 2
