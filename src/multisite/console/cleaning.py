@@ -11,7 +11,7 @@ from multisite.console.text import ask, say
 
 VOLUMES = {
     "keys": ("kit-", "provision"),
-    "data": ("shard-", "cifar10"),
+    "data": ("shard-", "cifar10", "no-local-copy"),
     "state": ("server", "site-", "results"),
 }
 WHAT = {
