@@ -76,7 +76,7 @@ def test_rows_that_a_backend_which_can_not_be_asked_refuses_are_not_taken_for_se
     set_faults(site.backend.url, no_query=True, file_stream=403)
     site.log(50)
     site.end()
-    wait_for(lambda: site.report()["state"] == "stalled", 90)
+    wait_for(lambda: site.report()["state"] == "refused", 90)
     assert site.report()["sites"]["site-1"]["delivered"] == 0
     set_faults(site.backend.url, no_query=True)
     wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 120)
@@ -100,7 +100,7 @@ def test_rows_that_a_backend_refuses_are_not_taken_for_unconfirmed_ones(site: Si
     """A client whose stream was refused finishes without an error too."""
     set_faults(site.backend.url, file_stream=403)
     site.log(50)
-    wait_for(lambda: site.report()["state"] == "stalled", 90)
+    wait_for(lambda: site.report()["state"] == "refused", 90)
     wait_for(lambda: site.writer() and site.writer().poll() is not None, 90)
     assert site.report()["sites"]["site-1"]["delivered"] == 0
     set_faults(site.backend.url)

@@ -227,6 +227,7 @@ def test_the_server_starts_after_kits_and_data_and_whoever_connects_to_it_after_
 
 def test_every_volume_that_is_used_is_declared() -> None:
     used = {source for name in SERVICES for source in sources(name) if not source.startswith((".", "/", "$"))}
+    used |= {default for name in SERVICES for default in re.findall(r"\$\{CIFAR10_DIR:-([a-z0-9-]+)\}", " ".join(sources(name)))}
     assert used == set(COMPOSE["volumes"])
 
 

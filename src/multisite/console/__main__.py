@@ -148,7 +148,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        warn(f"{verb}: {files.problem(error)}\n  next: {files.next_step(error)}")
+        warn(f"{verb}: {files.problem(error)}\n  next: {files.next_step(error, HOME)}")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -20,10 +20,16 @@ def problem(error: OSError) -> str:
     return f"{text} ({owner})" if owner else text
 
 
-def next_step(error: OSError) -> str:
-    """What cures it."""
+def next_step(error: OSError, home: Path) -> str:
+    """What cures it.
+
+    Args:
+        error: of a file.
+        home: the project's folder: what make run with sudo left there is more than one file.
+    """
     if isinstance(error, PermissionError) and isinstance(error.filename, (str, os.PathLike)):
         place = _existing(Path(error.filename))
+        place = home if home in place.parents else place
         return f"sudo chown -R {getpass.getuser()} {shlex.quote(str(place))} (was make run with sudo before?)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free disk space"

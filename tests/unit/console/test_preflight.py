@@ -65,3 +65,14 @@ def test_an_address_that_is_not_this_hosts_is_refused(taken: int) -> None:
 
 def test_the_kernel_names_who_listens(taken: int) -> None:
     assert preflight.listeners(taken) == {HERE}
+
+
+def test_a_project_file_that_only_its_owner_can_read_is_named_with_the_cure(tmp_path: Path) -> None:
+    project = tmp_path / "project.yml"
+    preflight.check_readable(project)  # none yet: provisioning says so
+    project.write_text("name: x\n", encoding="utf-8")
+    project.chmod(0o600)
+    with pytest.raises(ConsoleError, match="next: chmod a\\+r "):
+        preflight.check_readable(project)
+    project.chmod(0o644)
+    preflight.check_readable(project)
