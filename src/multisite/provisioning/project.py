@@ -61,6 +61,11 @@ def check_project(project: Any) -> None:
     for kind in ("client", "admin"):
         if not by_type[kind]:
             raise refusal(f"it has no {kind}: it needs at least one", f"add a participant with type: {kind}")
+    if len(by_type["admin"]) > 1:
+        raise refusal(
+            f"it has {len(by_type['admin'])} admins ({', '.join(by_type['admin'])}), and this deployment runs one",
+            "leave one participant with type: admin",
+        )
     _check_scheme(project)
 
 

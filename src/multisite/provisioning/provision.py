@@ -91,6 +91,7 @@ class Provisioner:
             raise refusal(
                 f"the server is called {server}, and its container server", f"name: server, and SERVER_NAMES={server} in .env"
             )
+        self._check_local_sites()
         before, now = self._made_from(), made_from(self.project)
         if before != now or self._latest() is None:
             self._provision()
@@ -106,6 +107,16 @@ class Provisioner:
             ],
         )
 
+    def _check_local_sites(self) -> None:
+        """A site of this host that project.yml does not name would go on with the kit of before, under its old name."""
+        names = {handout.folder_name(participant) for participant in self.project["participants"]}
+        for folder in sorted(self.kits.iterdir()):
+            if handout.is_mounted(folder) and folder.name not in names:
+                raise refusal(
+                    f"it has no {folder.name}, and compose.yaml runs that site on this host",
+                    f"name: {folder.name} (a site of this host is called as its service), or take {folder.name} out of compose.yaml",
+                )
+
     def kit(self, site: str) -> Kit:
         """A site's current kit.
 
@@ -114,11 +125,18 @@ class Provisioner:
             KitError: it has expired.
         """
         latest = self._latest()
-        clients = [one["name"] for one in self.project["participants"] if one["type"] == "client"]
-        if latest is None or site not in clients or not (latest / site).is_dir():
+        kinds = {handout.folder_name(one): one["type"] for one in self.project["participants"]}
+        kinds |= {one["name"]: one["type"] for one in self.project["participants"]}
+        if site in kinds and kinds[site] != "client":
+            sites = [name for name, kind in kinds.items() if kind == "client"]
             raise ProvisionError(
-                f"there is no kit of a site {site}\n  next: add it to project.yml as a client, `make up`, then this again"
+                f"{site} is the {kinds[site]} and stays on this host: kits are for sites on other hosts"
+                f"\n  next: make kit SITE={sites[-1]} (the sites of project.yml: {', '.join(sites)})"
             )
+        if site not in kinds:
+            raise ProvisionError(f"project.yml has no site {site}\n  next: add it there as a client, make up, make kit SITE={site}")
+        if latest is None or not (latest / site).is_dir():
+            raise ProvisionError(f"the site {site} has no kit yet\n  next: make up, make kit SITE={site}")
         kit = read_kit(latest / site)
         kit.check_valid()
         return kit

@@ -184,11 +184,11 @@ def test_a_kit_is_written_from_what_provisioning_sends_and_a_refusal_keeps_its_n
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
         commands.append(command)
-        said = b" Container x-provision Creating \nprovision: there is no kit of a site site-9\n  next: add it\n"
+        said = b" Container x-provision Creating \nprovision: project.yml has no site site-9\n  next: add it\n"
         return subprocess.CompletedProcess(command, 2, b"", said)
 
     monkeypatch.setattr(kits.subprocess, "run", run)
-    with pytest.raises(ConsoleError, match=r"^provision: there is no kit of a site site-9\n  next: add it$"):
+    with pytest.raises(ConsoleError, match=r"^provision: project.yml has no site site-9\n  next: add it$"):
         kits.export(Deployment(Settings(tmp_path, {}), StackDocker(tmp_path)), "site-9")
     assert commands[0][-2:] == ["multisite.provisioning.provision", "--export=site-9"]
     assert not (tmp_path / "kits").exists()

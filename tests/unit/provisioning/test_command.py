@@ -72,4 +72,4 @@ def test_the_command_writes_a_sites_kit_to_standard_output_and_nothing_else(
         assert {"site-1/startup/client.key", "site-1/local/resources.json"} <= set(archive.getnames())
     code, out, err = run("site-77")
     assert (code, out) == (2, b"")
-    assert err.startswith(b"provision: there is no kit of a site site-77\n  next: ")
+    assert err.startswith(b"provision: project.yml has no site site-77\n  next: ")

@@ -53,6 +53,15 @@ def test_a_participant_that_nvflare_would_refuse_is_named_with_the_rule_and_a_pr
     assert next_step.startswith(proposal)
 
 
+def test_a_second_admin_is_refused_before_it_takes_the_firsts_place() -> None:
+    content = yaml.safe_load(PROJECT.read_text(encoding="utf-8"))
+    content["participants"].append({"name": "two@example.org", "type": "admin", "org": "x", "role": "lead"})
+    with pytest.raises(
+        ProvisionError, match=r"it has 2 admins .*two@example.org.*, and this deployment runs one\n  next: leave one"
+    ):
+        effective_project(content, [], 8002)
+
+
 def test_a_public_name_that_is_no_host_name_is_an_error_that_names_the_setting() -> None:
     with pytest.raises(ProvisionError, match=r"SERVER_NAMES: 'fl_x\.example\.org' is no host name"):
         effective_project(yaml.safe_load(PROJECT.read_text(encoding="utf-8")), ["fl.example.org", "fl_x.example.org"], 8002)

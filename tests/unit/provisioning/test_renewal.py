@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import re
 import tarfile
 from typing import Any
 
@@ -112,11 +113,31 @@ def test_what_make_kit_is_given_is_the_sites_whole_kit_and_nobody_elses(place: P
     assert export(place, "site-9", content) == files
 
 
-@pytest.mark.parametrize("name", ["site-8", "server", ADMIN, "../server", ""])
-def test_a_kit_of_nobody_who_is_a_site_is_refused_with_the_next_step(place: Place, name: str) -> None:
-    with pytest.raises(ProvisionError, match=f"there is no kit of a site {name}\n  next: add it to project.yml as a client"):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("site-8", "project.yml has no site site-8\n  next: add it there as a client, make up, make kit SITE=site-8"),
+        ("../server", "project.yml has no site ../server\n  next: add it there as a client"),
+        ("server", "server is the server and stays on this host: kits are for sites on other hosts\n  next: make kit SITE=site-2"),
+        ("admin", "admin is the admin and stays on this host: kits are for sites on other hosts\n  next: make kit SITE=site-2"),
+        (ADMIN, f"{ADMIN} is the admin and stays on this host: kits are for sites on other hosts\n  next: make kit SITE=site-2"),
+    ],
+)
+def test_a_kit_of_nobody_who_is_a_site_is_refused_with_the_next_step(place: Place, name: str, said: str) -> None:
+    with pytest.raises(ProvisionError, match=re.escape(said)):
         export(place, name, project())
     assert not (place.state / handout.EXPORTED).exists()
+
+
+def test_a_site_of_this_host_that_was_renamed_in_the_project_file_is_refused_and_keeps_its_kit(place: Place) -> None:
+    content, before = project(), place.snapshot()
+    next(one for one in content["participants"] if one["name"] == "site-2")["name"] = "hospital-b"
+    with pytest.raises(
+        ProvisionError, match=r"project.yml: it has no site-2, and compose.yaml runs that site on this host\n  next: name: site-2"
+    ):
+        place.renew(content)
+    assert place.snapshot() == before
+    assert place.run(project()) == []
 
 
 def test_a_project_that_changes_for_the_hundredth_time_is_provisioned_like_the_first(place: Place) -> None:
