@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that a Docker engine answers and that `docker compose` exists.
-#   docker/engine.sh ensure   install (Debian, Ubuntu) and start what is missing; INSTALL_ENGINE=no refuses
+#   docker/engine.sh ensure   install (Debian, Ubuntu) and start what is missing: engine, Compose, buildx
+#                             INSTALL_ENGINE=ask asks first on a terminal, =yes does not, =no refuses
 #   docker/engine.sh stop     end the engine, if it is one that `ensure` started without systemd
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +15,7 @@ say() { printf 'engine: %s\n' "$*" >&2; }
 die() { say "$1"; printf '  next: %s\n' "$2" >&2; exit 1; }
 answers() { timeout 20 docker info >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" = 0 ]; }
-refused() { [ "${INSTALL_ENGINE:-yes}" = no ]; }
+refused() { [ "${INSTALL_ENGINE:-ask}" = no ]; }
 
 apt_install() {
     say "apt-get install $*"
@@ -30,6 +31,10 @@ may_install() { # what, how to do it by hand
     *) die "$1 is missing, and only Debian and Ubuntu are set up by this script (this is $ID)" "$2" ;;
     esac
     is_root || die "$1 is missing, and installing it needs root" "run the same command once with sudo, or: $2"
+    if [ "${INSTALL_ENGINE:-ask}" = ask ] && [ -t 0 ] && [ -z "${ASKED:-}" ]; then
+        read -r -p "$1 is missing: install it with apt-get? [y/N] " ASKED
+        case "$ASKED" in [yY]*) ;; *) die "$1 is missing, and nothing was installed" "$2" ;; esac
+    fi
     APT_LOG=${APT_LOG:-$(mktemp)}
     [ -n "${APT_UPDATED:-}" ] || apt-get update -qq >>"$APT_LOG" 2>&1 || say "warning: apt-get update failed (log: $APT_LOG)"
     APT_UPDATED=yes
@@ -76,6 +81,36 @@ ensure_compose() {
     say "Compose $(docker compose version --short) is now $plugin"
 }
 
+# Compose builds with it. Debian's releases before 13 have no such package: there it comes from sid, one static program.
+ensure_buildx() {
+    docker buildx version >/dev/null 2>&1 && return
+    refused && die "docker buildx is missing, and INSTALL_ENGINE=no forbids installing it" "install the package docker-buildx"
+    local name work mirror plugin="${DOCKER_CONFIG:-$HOME/.docker}/cli-plugins/docker-buildx"
+    for name in docker-buildx docker-buildx-plugin; do
+        if is_root && apt-cache show "$name" >/dev/null 2>&1; then
+            may_install "docker buildx" "install the package $name"
+            apt_install "$name"
+            docker buildx version >/dev/null 2>&1 && return
+        fi
+    done
+    say "no buildx plugin: taking Debian's, from sid"
+    work=$(mktemp -d)
+    mirror=$(apt-get indextargets --format '$(SITE)' 'Origin: Debian' 2>/dev/null | head -n 1)
+    [ -n "$mirror" ] || die "docker buildx is missing, and apt knows no mirror of Debian's" "install the package docker-buildx (or docker-buildx-plugin)"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$(dirname "$plugin")"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$work/sources.list"
+    (
+        cd "$work"
+        apt=(apt-get -qq -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null -o "Dir::State::Lists=$work/lists"
+            -o "Dir::Cache=$work/cache" -o "APT::Sandbox::User=$(id -un)")
+        "${apt[@]}" update && "${apt[@]}" download docker-buildx && dpkg-deb -x docker-buildx_*.deb .
+    ) >"$work/log" 2>&1 || die "docker buildx could not be brought (log: $work/log)" "install the package docker-buildx (or docker-buildx-plugin)"
+    install -m 755 "$work/usr/libexec/docker/cli-plugins/docker-buildx" "$plugin"
+    rm -rf "$work"
+    docker buildx version >/dev/null 2>&1 || die "buildx does not run" "install Docker's buildx plugin"
+    say "$(docker buildx version | cut -d' ' -f1,2) is now $plugin"
+}
+
 ensure() {
     if [ -n "${DOCKER_HOST:-}" ] && ! answers; then
         die "no Docker engine answers at DOCKER_HOST=$DOCKER_HOST" "start that engine, or unset DOCKER_HOST"
@@ -88,6 +123,7 @@ ensure() {
         start_engine
     fi
     ensure_compose
+    ensure_buildx
 }
 
 stop() {

@@ -28,7 +28,8 @@ one_job() { # in containers: NVFLARE and PATCHES
 console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11.2 and 3.13
     local suite
     for suite in bullseye bookworm trixie; do
-        BASE_IMAGE=debian:$suite-slim docker/build.sh "$suite" console-test
+        docker build --quiet --file docker/Dockerfile --target console-test --tag "multisite-console-test:$suite" \
+            --build-arg "BASE=$(docker/base-image.sh debian:$suite-slim)" --secret "id=ca,src=${CA_BUNDLE:-${SSL_CERT_FILE:-/dev/null}}" . >/dev/null
         docker run --rm --init --network none --read-only --tmpfs /tmp:exec,mode=1777 -v "$PWD:/project:ro" -w /project \
             -e PYTHONPATH=/project/src "multisite-console-test:$suite" \
             sh -c 'python3 --version && exec python3 -m pytest -p no:cacheprovider --quiet tests/unit/console'

@@ -11,7 +11,7 @@ import textwrap
 from tests.e2e.stack import PROJECT, Stack
 from tests.e2e.test_03_jobs_end import OUTPUT_SECONDS, jobs, start_long_job
 
-CONTROL = f"multisite-control:{os.environ.get('IMAGE_TAG') or 'local'}"
+TAG = os.environ.get("IMAGE_TAG") or "local"
 REMOTE_SITES = PROJECT / "docs" / "remote-sites.md"
 FENCE = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
@@ -65,10 +65,10 @@ def test_a_site_whose_certificate_another_ca_signed_must_not_register(stack: Sta
         ]
         for name, path in volumes.items():
             provision += ["-v", f"{names[name]}:{path}"]
-        done = stack.run(*provision, CONTROL, "python", "-m", "multisite.provisioning.provision")
+        done = stack.run(*provision, f"{stack.name}-control:{TAG}", "python", "-m", "multisite.provisioning.provision")
         assert "new kits: site-3" in done.text, done.text
         run = ["docker", "run", "--detach", "--init", "--name", container, "--network", f"{stack.name}_site-1", "-e", "LOG=detail"]
-        run += ["-v", f"{names['foreign-kit']}:/kit:ro", CONTROL, "python", "-m", "multisite.node"]
+        run += ["-v", f"{names['foreign-kit']}:/kit:ro", f"{stack.name}-control:{TAG}", "python", "-m", "multisite.node"]
         assert stack.run(*run).code == 0
 
         def refused() -> bool:

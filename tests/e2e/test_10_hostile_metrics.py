@@ -70,7 +70,7 @@ def attack(stack: Stack) -> Attack:
     assert done.code == 0, done.text
     job_id, before = job_id_in(done.text), look(stack)
     assert stack.compose("stop", "site-2").code == 0
-    image = f"multisite-site:{os.environ.get('IMAGE_TAG', 'local')}"
+    image = f"{stack.name}-site:{os.environ.get('IMAGE_TAG', 'local')}"
     try:
         ran = stack.run(
             "docker", "run", "--rm", "--name", f"{stack.name}-hostile", "--network", f"{stack.name}_site-2", "--read-only",

@@ -46,10 +46,26 @@ def load(path: Path) -> dict[str, Any]:
     return dict(yaml.load(path.read_text(encoding="utf-8"), Loader))  # a SafeLoader
 
 
+def extended(path: Path, service: dict[str, Any]) -> dict[str, Any]:
+    """A service with what it extends: Compose's rule for the keys that these files have."""
+    wanted = service.get("extends")
+    if wanted is None:
+        return service
+    place = path.parent / wanted["file"] if isinstance(wanted, dict) and "file" in wanted else path
+    name = wanted["service"] if isinstance(wanted, dict) else wanted
+    base = extended(place, load(place)["services"][name])
+    environment = {**base.get("environment", {}), **service.get("environment", {})}
+    return {**base, **service, **({"environment": environment} if environment else {})}
+
+
+def services(path: Path) -> dict[str, dict[str, Any]]:
+    return {name: extended(path, service) for name, service in load(path)["services"].items()}
+
+
 COMPOSE = load(HOME / "compose.yaml")
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVICES = services(HOME / "compose.yaml")
 STREAM = load(DOCKER / "client-stream.yaml")
-REMOTE = load(DOCKER / "compose.site.yaml")
+REMOTE = {"services": services(DOCKER / "compose.site.yaml")}
 EVERY = {**SERVICES, "a site elsewhere": REMOTE["services"]["site"]}
 FILES = [HOME / "compose.yaml", *sorted(DOCKER.glob("*.yaml"))]
 
@@ -160,6 +176,31 @@ def test_no_container_gets_the_key_of_the_shell_or_of_env(path: Path) -> None:
     assert "env_file" not in text
 
 
+def test_the_compose_file_is_short_enough_to_be_read() -> None:
+    assert len((HOME / "compose.yaml").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_without_make_the_servers_key_is_a_committed_empty_file() -> None:
+    assert COMPOSE["secrets"]["wandb_api_key"]["file"] == "${WANDB_KEY_STAGED:-./docker/no-key}"
+    assert (DOCKER / "no-key").read_bytes() == b""
+
+
+def test_every_image_is_the_deployments_own_and_is_built_here() -> None:
+    built = {service["image"] for service in SERVICES.values() if "build" in service}
+    assert {service["image"] for service in SERVICES.values()} == built
+    assert all(image.startswith("${COMPOSE_PROJECT_NAME}-") for image in built)
+    assert "name" not in COMPOSE, "two checkouts are two deployments"
+
+
+def test_proxies_reach_build_data_and_whoever_streams_and_never_the_federations_own_names() -> None:
+    for name in ("data", "server", *SITES):
+        assert {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} <= set(SERVICES[name]["environment"])
+    for name in ("server", *SITES):
+        assert SERVICES[name]["environment"]["NO_PROXY"].startswith("server,")
+    for build in (service["build"] for service in SERVICES.values() if "build" in service):
+        assert {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"} <= set(build["args"])
+
+
 def test_neither_env_nor_the_secrets_reach_an_image_or_git() -> None:
     first, *others = [
         line for line in (HOME / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
@@ -220,9 +261,10 @@ def test_the_gateway_cuts_no_quiet_connection_and_finds_out_whose_peer_is_gone()
 def test_the_server_starts_after_kits_and_data_and_whoever_connects_to_it_after_the_server() -> None:
     for name, conditions in {
         "server": {"provision": "service_completed_successfully", "data": "service_completed_successfully"},
-        **{name: {"server": "service_started"} for name in (*SITES, "admin", "gateway")},
+        **{key: ["server"] for key in (*SITES, "admin", "gateway")},
     }.items():
-        assert {other: wanted["condition"] for other, wanted in SERVICES[name]["depends_on"].items()} == conditions
+        held = SERVICES[name]["depends_on"]
+        assert (held if isinstance(held, list) else {other: wanted["condition"] for other, wanted in held.items()}) == conditions
 
 
 def test_every_volume_that_is_used_is_declared() -> None:

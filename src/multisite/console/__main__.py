@@ -100,7 +100,8 @@ def clean() -> int:
 def build_test() -> int:
     """Every image, the one with the development tools included."""
     deployment = Deployment.load(HOME)
-    images.build(deployment.settings, deployment.docker, (*images.TARGETS, "test"))
+    deployment.configure(client_stream=False)
+    images.build(deployment.settings, deployment.docker, *images.TEST)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
+from multisite.console import images
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.console.text import ask, say
@@ -19,7 +20,7 @@ WHAT = {
     "data": "shards and the downloaded CIFAR-10",
     "state": "job store and workspaces of this host's containers, with every metric that W&B has not yet (make sync)",
     "results": "the results folder",
-    "images": "the images built here",
+    "images": "the images of this deployment",
 }
 
 
@@ -55,10 +56,8 @@ def clean(deployment: Deployment, what: str) -> None:
     _delete_volumes(deployment, chosen)
     if "results" in chosen:
         shutil.rmtree(deployment.settings.path("RESULTS_DIR") or deployment.settings.home / "results", ignore_errors=True)
-    if "images" in chosen:
-        images = deployment.docker.run(["image", "ls", "--quiet", "--filter", "label=multisite.inputs"]).out.split()
-        if images:
-            deployment.docker.run(["image", "rm", "--force", *sorted(set(images))], seconds=300)
+    if "images" in chosen and (names := images.names(deployment.docker)):
+        deployment.docker.run(["image", "rm", *names], seconds=300)
     say("deleted")
 
 

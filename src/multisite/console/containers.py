@@ -1,23 +1,20 @@
-"""The deployment's containers: which of them would change, the one-shots first, then whoever has to be made anew."""
+"""The deployment's containers: what `docker compose up` would change, and that it does."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-from multisite.console.docker import Container, Docker
+from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError
 from multisite.console.text import say
 from multisite.text import clean
 
 START_SECONDS = 900.0
-MOST_AT_ONCE = 4
 ONE_SHOTS = ("data", "provision")
 PROVISION = ("python", "-m", "multisite.provisioning.provision")
-IMAGE_ID = re.compile("sha256:.*|[0-9a-f]{12,64}")
-PROGRESS = re.compile("(Container|Network|Volume|Image|Pod) \\S+ ")
+CHANGE = re.compile(r"Container (\S+) +(Recreate|Creating|Removed)\s*$", re.MULTILINE)
+PROGRESS = re.compile(r"(DRY-RUN MODE - +)?(Container|Network|Volume|Image|Pod) \S+ ")
 NEW_KITS, NONE_NEW = "new kits: ", "kits are up to date"  # as `provisioning.provision` says it, in its last line
 
 
@@ -27,110 +24,65 @@ class Containers:
 
     docker: Docker
 
-    def wanted(self) -> dict[str, str]:
-        """Service -> hash of its configuration, of every service in the compose files.
+    def changes(self) -> list[str]:
+        """The services whose container would be made, made anew or removed: Compose's own dry run says so.
 
         Raises:
-            ConsoleError: Compose can't read them.
+            ConsoleError: Compose can't read its files.
         """
-        hashes = self.docker.compose("config", "--hash", "*")
-        if hashes.code:
+        dry = self.docker.compose("--dry-run", "up", "--detach", "--remove-orphans")
+        if dry.code:
             raise ConsoleError(
-                "compose files", hashes.err.strip()[-2000:], "correct COMPOSE_EXTRA or the settings in .env; docker compose config"
+                "compose files", complaint(dry.err), "correct COMPOSE_EXTRA or the settings in .env; docker compose config"
             )
-        return dict(line.split() for line in hashes.out.splitlines())
+        return sorted({self._service(name) for name, _ in CHANGE.findall(dry.err + dry.out)})
 
     def outdated(self) -> list[str]:
         """The services whose container runs and would be made anew, or removed."""
-        wanted = self.wanted()
-        return sorted(
-            name for name, there in self.docker.containers().items() if there.state == "running" and not as_wanted(there, wanted)
-        )
+        there = self.docker.containers()
+        return [name for name in self.changes() if name in there and there[name].state == "running"]
 
-    def prepare(self, standing: list[str]) -> None:
-        """Runs the one-shots, while whatever else runs is left as it is, and says whose kit is new and who has to be brought one.
+    def _service(self, container: str) -> str:
+        name = container[container.find(f"{self.docker.project}-") + len(self.docker.project) + 1 :]
+        return name.rpartition("-")[0]
 
-        Args:
-            standing: the services that run. They use what provisioning writes, so it comes last then; else both run at once.
+    def prepare(self) -> str:
+        """Runs the one-shots, while whatever else runs is left as it is. Says whose kit is new, and returns it as provisioning said it.
 
         Raises:
             ConsoleError: one of them failed.
         """
-        made = self.docker.compose("up", "--no-start", "--no-deps", "--quiet-pull", *ONE_SHOTS, seconds=START_SECONDS)
-        if made.code:
-            raise ConsoleError(
-                "containers",
-                complaint(made.err),
-                "correct the setting in .env that it names, or COMPOSE_EXTRA's file; nothing that ran was touched",
-            )
-        there = self.docker.containers()
-        one_shots = [there[name] for name in ONE_SHOTS]
-        said = [self._run(container) for container in one_shots] if standing else self._run_at_once(one_shots)
-        for line in said[ONE_SHOTS.index("provision")].splitlines():
+        self._run("data")
+        said = self._run("provision")
+        for line in said.splitlines():
             if line != NONE_NEW:
                 say(clean(line))
+        return said
 
-    def _run_at_once(self, one_shots: list[Container]) -> list[str]:
-        with ThreadPoolExecutor(len(one_shots)) as pool:
-            runs = [pool.submit(self._run, container) for container in one_shots]
-            try:
-                for end in as_completed(runs):
-                    end.result()
-            except ConsoleError:
-                self.docker.run(["stop", "-t", "1", *(container.id for container in one_shots)])
-                raise
-            return [run.result() for run in runs]
+    def _run(self, name: str) -> str:
+        result = self.docker.compose("run", "--rm", "--no-deps", "-T", name, seconds=START_SECONDS)
+        if result.code:
+            words, _, advice = said_by(name, result.err + result.out).partition("\n  next: ")
+            raise ConsoleError(name, words, advice or "correct the setting in .env that it names, or COMPOSE_EXTRA's file")
+        return result.out
 
     def start(self) -> None:
-        """Makes the containers anew that are not as the compose files say, and starts the server, then whoever connects to it.
-
-        `docker compose up` would start one after the other, and look every half second whether a one-shot has ended.
+        """`docker compose up --detach`.
 
         Raises:
             ConsoleError: a container can't be made or started.
         """
-        self._make()
-        idle = self._idle()
-        if "server" in idle:  # before who connects to it: a name that isn't there yet costs them seconds
-            self._run(idle.pop("server"))
-        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
-            list(pool.map(self._run, idle.values()))
-
-    def _make(self) -> None:
-        made = self.docker.compose("up", "--no-start", "--remove-orphans", "--quiet-pull", seconds=START_SECONDS)
+        made = self.docker.compose("up", "--detach", "--remove-orphans", "--quiet-pull", seconds=START_SECONDS)
         if made.code:
             raise ConsoleError("containers", complaint(made.err), "docker compose ps --all; docker compose logs")
 
-    def _idle(self) -> dict[str, Container]:
-        there = self.docker.containers()
-        return {name: container for name, container in there.items() if container.state != "running" and name not in ONE_SHOTS}
+    def renew(self, said: str, standing: list[str]) -> None:
+        """Restarts the participants that ran on while they were given a new kit: by themselves they would, seconds after `make up`.
 
-    def restore(self) -> None:
-        """After a failed start, with the compose files of before: what ran before runs again, as far as it can."""
-        with contextlib.suppress(ConsoleError):
-            self._make()
-        for _, container in sorted(self._idle().items(), key=lambda item: item[0] != "server"):
-            with contextlib.suppress(ConsoleError):
-                self._run(container)
-
-    def _run(self, container: Container) -> str:
-        """Starts a container, and waits for the end of a one-shot, whose output is returned."""
-        name = container.service
-        attach = ["--attach"] if name in ONE_SHOTS else []
-        result = self.docker.run(["start", *attach, container.id], seconds=START_SECONDS)
-        if result.code:
-            said = [
-                clean(line) if line.strip() == line else f"  {clean(line)}"
-                for line in (result.out + result.err).strip().splitlines()[-15:]
-            ]
-            words, _, advice = "\n".join(said).partition("\n  next: ")
-            problem = words[len(name) + 2 :] if words.startswith(f"{name}: ") else words
-            raise ConsoleError(name, problem, advice or f"docker compose logs {name}")
-        return result.out
-
-    def renew(self, standing: list[str]) -> None:
-        """Restarts the participants that ran on while they were given a new kit: by themselves they would, seconds after `make up`."""
-        said = self.docker.compose("logs", "--no-log-prefix", "--tail", "1", "provision").out.strip()
+        Args:
+            said: what provisioning said.
+            standing: the services that ran.
+        """
         stale = sorted(set(kits_of(said)) & set(standing))
         if stale:
             self.docker.run_or_fail("new kits", "docker compose ps --all", "compose", "restart", *stale)
@@ -155,20 +107,21 @@ def provisioning_error(said: str, otherwise: str) -> ConsoleError:
         said: on stderr.
         otherwise: the next step, where it names none.
     """
-    problem, _, advice = said[max(0, said.find("provision: ")) :].strip().partition("\n  next: ")
-    return ConsoleError("provision", problem.split(": ", 1)[-1][-2000:], advice or otherwise)
+    problem, _, advice = said_by("provision", said).partition("\n  next: ")
+    return ConsoleError("provision", problem[-2000:], advice or otherwise)
+
+
+def said_by(name: str, said: str) -> str:
+    """What a one-shot said, without its own name before it and without Compose's progress."""
+    begin = said.find(f"{name}: ")
+    lines = (said[begin + len(name) + 2 :] if begin >= 0 else complaint(said)).strip().splitlines()[-15:]
+    return "\n".join(clean(line) if line.strip() == line else f"  {clean(line)}" for line in lines)
 
 
 def complaint(said: str) -> str:
     """What Compose complained of, without its progress."""
     lines = [clean(line) for line in said.splitlines() if line.strip()]
     return "\n".join(dict.fromkeys([line for line in lines if not PROGRESS.match(line)] or lines))[-2000:]
-
-
-def as_wanted(container: Container, wanted: dict[str, str]) -> bool:
-    """Whether a container is made from the image and the configuration that it is to have."""
-    rebuilt = IMAGE_ID.fullmatch(container.image)  # an image that was built again leaves a bare id here
-    return not rebuilt and container.config_hash == wanted.get(container.service)
 
 
 def kits_of(said: str) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from multisite.console import admin, api_key, images, preflight, report, running_jobs
-from multisite.console.containers import ONE_SHOTS, Containers, as_wanted
+from multisite.console.containers import ONE_SHOTS, Containers
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
 from multisite.console.text import quoted, say
@@ -22,6 +22,7 @@ from multisite.job.options import UNKNOWN
 
 REGISTER_SECONDS = 120.0
 WAIT_SLICE_SECONDS = 20.0
+STAGED_KEY = "./secrets/.mounted/wandb_api_key"
 CLIENT_STREAM = "docker/client-stream.yaml"
 GPU = "docker/gpu.yaml"
 CA = "docker/ca.yaml"
@@ -66,45 +67,41 @@ class Deployment:
         standing = preflight.check(self.settings, self.docker)
         self.stage_key()
         managed = self.configure(before if client_stream is None else client_stream)
-        images.build(self.settings, self.docker)
+        managed |= images.build(self.settings, self.docker)
         if standing:
             moved_to = "" if client_stream in (None, before) else "the sites" if client_stream else "the server"
             running_jobs.spare(self.docker, standing, moved_to)
-        self.containers.prepare(standing)
+        said = self.containers.prepare()
         try:
             self.containers.start()
         except ConsoleError:
             if standing:
                 self.configure(before)
-                self.containers.restore()
+                with contextlib.suppress(ConsoleError):
+                    self.containers.start()
             raise
         self.settings.remember(managed)
-        if standing:
-            self.containers.renew(standing)
+        self.containers.renew(said, standing)
         return self.wait()
 
     def ensure_up(self, client_stream: bool) -> dict[str, Any]:
-        """As `up`, which it leaves out where it would change nothing: two seconds of every `make submit`."""
-        if shutil.which("docker") is not None:
+        """As `up`, whose one-shots and starts it leaves out where they would change nothing."""
+        if self.docker.running("admin"):
             self.stage_key()
             managed = self.configure(client_stream)
-            if not images.stale_targets(self.settings, self.docker) and self.is_up():
+            managed |= images.build(self.settings, self.docker)
+            if self.is_up() and not self.containers.changes():
                 self.settings.remember(managed)
                 return self.wait()
         return self.up(client_stream)
 
     def is_up(self) -> bool:
-        """Whether every container is what the compose files, the settings, the images and project.yml say."""
-        try:
-            wanted, there = self.containers.wanted(), self.docker.containers()
-        except ConsoleError:  # `up` finds out what is missing
+        """Whether every container runs, or has ended well, and provisioning after project.yml was changed."""
+        there = self.docker.containers()
+        if any(name not in there or there[name].exit_code != 0 for name in ONE_SHOTS):
             return False
-        if set(there) != set(wanted):
+        if any(container.state != "running" for name, container in there.items() if name not in ONE_SHOTS):
             return False
-        for service, container in there.items():
-            ended = service in ONE_SHOTS and container.exit_code == 0
-            if not (ended or container.state == "running") or not as_wanted(container, wanted):
-                return False
         finished = self.docker.run(["inspect", "--format", "{{.State.FinishedAt}}", there["provision"].id]).out
         provisioned = datetime.fromisoformat(finished[:19]).replace(tzinfo=timezone.utc).timestamp()
         return (self.settings.home / "project.yml").stat().st_mtime < provisioned
@@ -122,10 +119,9 @@ class Deployment:
 
         The copy is readable for the container's user, in a folder that only the host's user enters.
         """
-        folder = self.settings.home / "secrets" / ".mounted"
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.parent.chmod(stat.S_IRWXU)
-        staged, key = folder / "wandb_api_key", self.key
+        staged, key = self.settings.home / STAGED_KEY, self.key
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.parents[1].chmod(stat.S_IRWXU)
         if not staged.exists() or staged.read_text(encoding="utf-8") != key:
             if staged.exists():
                 staged.chmod(0o600)
@@ -147,7 +143,7 @@ class Deployment:
             files.append(CA)
         files += [name for name in self.settings.get("COMPOSE_EXTRA").split(":") if name]
         threads = self.settings.get("SITE_THREADS") or str(max(1, (os.cpu_count() or 2) // 2))
-        managed = {"COMPOSE_FILE": ":".join(files), "SITE_THREADS_DEFAULT": threads}
+        managed = {"COMPOSE_FILE": ":".join(files), "SITE_THREADS_DEFAULT": threads, "WANDB_KEY_STAGED": STAGED_KEY}
         self.docker.environment.update(managed)
         for name in ("CIFAR10_DIR", "CA_BUNDLE"):
             if path := self.settings.path(name):

@@ -35,16 +35,12 @@ class Container:
         service: its name in the compose files.
         state: `running`, `exited`, `restarting`, ...
         exit_code: of one that has exited; None otherwise.
-        image: its name; an id, if the name belongs to a newer one by now.
-        config_hash: Compose's, of the configuration that it was made from.
     """
 
     service: str
     id: str
     state: str
     exit_code: int | None
-    image: str
-    config_hash: str
 
 
 @dataclass
@@ -118,17 +114,16 @@ class Docker:
 
     def containers(self) -> dict[str, Container]:
         """The deployment's containers by service, one-shots and stopped ones included."""
-        fields = [f'{{{{.Label "{COMPOSE_LABEL}.{name}"}}}}' for name in ("service", "config-hash")]
         listed = self.run_or_fail(
             "docker ps", "look at the engine: docker ps", "ps", "--all", "--no-trunc",
             "--filter", f"label={COMPOSE_LABEL}.project={self.project}", "--filter", f"label={COMPOSE_LABEL}.oneoff=False",
-            "--format", "\t".join([*fields, "{{.ID}}", "{{.State}}", "{{.Status}}", "{{.Image}}"]),
+            "--format", f'{{{{.Label "{COMPOSE_LABEL}.service"}}}}\t{{{{.ID}}}}\t{{{{.State}}}}\t{{{{.Status}}}}',
         )  # fmt: skip
         found = {}
         for line in listed.splitlines():
-            service, config_hash, identity, state, status, image = line.split("\t")
+            service, identity, state, status = line.split("\t")
             exited = EXITED.match(status)
-            found[service] = Container(service, identity, state, int(exited[1]) if exited else None, image, config_hash)
+            found[service] = Container(service, identity, state, int(exited[1]) if exited else None)
         return found
 
     def published(self, service: str) -> tuple[str, int] | None:

@@ -1,83 +1,69 @@
-"""The images: built when what goes into them has changed."""
+"""The images: `docker compose build`, which builds what has changed."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import subprocess
+import time
 
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
+from multisite.console.text import say
+from multisite.text import clean
 
-TARGETS = ("gateway", "control", "site")
-LABEL = "multisite.inputs"
-INPUTS = (
-    "docker/Dockerfile",
-    "docker/haproxy.cfg",
-    "docker/install.sh",
-    "docker/requirements",
-    "src/multisite",
-    "jobs",
-)
-ARGUMENTS = {"BASE_IMAGE": "debian:bookworm-slim", "TORCH_INDEX": "", "NVFLARE": ""}
+BASE = "debian:bookworm-slim"
+TEST = ("-f", "compose.yaml", "-f", "docker/test.yaml", "--profile", "test")
 BUILD_SECONDS = 3600.0
+SAID_SECONDS = 5.0  # a build that took less had nothing to do
+TAIL_LINES = 40
 
 
-def tag(settings: Settings) -> str:
-    """The tag of the deployment's images."""
-    return settings.get("IMAGE_TAG", "local")
+def exist(docker: Docker) -> bool:
+    """Whether the deployment has images, current or not."""
+    return bool(names(docker))
 
 
-def fingerprint(settings: Settings) -> str:
-    """Of everything that an image is made from."""
-    state = hashlib.sha256()
-    for name in INPUTS:
-        root = settings.home / name
-        for path in sorted([root] if root.is_file() else root.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                state.update(str(path.relative_to(settings.home)).encode() + path.read_bytes())
-    for name, default in ARGUMENTS.items():
-        state.update(f"{name}={settings.get(name, default)}".encode())
-    return state.hexdigest()[:16]
+def names(docker: Docker) -> list[str]:
+    """The images of this deployment alone."""
+    listed = docker.run(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={docker.project}-*"]).out
+    wanted = {f"{docker.project}-{target}" for target in ("control", "site", "gateway")}
+    return [name for name in listed.split() if name.rpartition(":")[0] in wanted]
 
 
-def labels(settings: Settings, docker: Docker, targets: tuple[str, ...]) -> dict[str, str]:
-    """The inputs that the images were made from; without those that are missing."""
-    names = {f"multisite-{target}:{tag(settings)}": target for target in targets}
-    form = f'{{{{index .Config.Labels "{LABEL}"}}}} {{{{join .RepoTags " "}}}}'
-    listed = docker.run(["image", "inspect", "--format", form, *names]).out.splitlines()
-    return {names[name]: line.split(" ")[0] for line in listed for name in line.split(" ")[1:] if name in names}
-
-
-def exist(settings: Settings, docker: Docker) -> bool:
-    """Whether every image is there, current or not."""
-    return len(labels(settings, docker, TARGETS)) == len(TARGETS)
-
-
-def stale_targets(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS) -> list[str]:
-    """The images that are missing, or were made from something else than what is here now."""
-    inputs, made = fingerprint(settings), labels(settings, docker, targets)
-    return [target for target in targets if made.get(target) != inputs]
-
-
-def build(settings: Settings, docker: Docker, targets: tuple[str, ...] = TARGETS) -> None:
-    """Builds the images whose inputs have changed.
+def base(settings: Settings) -> str:
+    """The image that they start from: pulled, or built from the distribution's packages where no registry answers.
 
     Raises:
-        ConsoleError: a build did not end in BUILD_SECONDS.
+        SystemExit: there is none; why was said.
     """
-    inputs = fingerprint(settings)
-    stale = stale_targets(settings, docker, targets)
-    if not stale:
-        return
-    environment = {**os.environ, "INPUTS": inputs, **{name: settings.get(name) for name in ARGUMENTS if settings.get(name)}}
-    if bundle := settings.path("CA_BUNDLE"):
-        environment["CA_BUNDLE"] = str(bundle)
-    try:
-        done = subprocess.run(
-            ["docker/build.sh", tag(settings), *stale], cwd=settings.home, env=environment, timeout=BUILD_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ConsoleError("images", f"not built within {BUILD_SECONDS:.0f} s", "check the network, then run it again") from None
+    command = ["docker/base-image.sh", settings.get("BASE_IMAGE", BASE)]
+    done = subprocess.run(command, cwd=settings.home, stdout=subprocess.PIPE, encoding="utf-8", timeout=BUILD_SECONDS, check=False)
     if done.returncode:
-        raise SystemExit(1)  # it has said why
+        raise SystemExit(1)
+    return done.stdout.strip()
+
+
+def build(settings: Settings, docker: Docker, *files: str) -> dict[str, str]:
+    """Builds what has changed; says so where that took a while.
+
+    Args:
+        files: other compose files, as Compose's options.
+
+    Returns:
+        What plain `docker compose build` needs in `.env`: BASE_IMAGE, where it was made here.
+
+    Raises:
+        ConsoleError: an image can't be built; with the last lines of what was said.
+    """
+    started, found = time.monotonic(), base(settings)
+    docker.environment["BASE_IMAGE"] = found
+    result = docker.compose(*files, "--progress", "plain", "build", seconds=BUILD_SECONDS)
+    if result.code:
+        lines = [clean(line) for line in (result.out + result.err).splitlines() if line.strip()]
+        raise ConsoleError(
+            "images",
+            "they can't be built; the last lines:\n  " + "\n  ".join(lines[-TAIL_LINES:]),
+            "read the lines above; a proxy that re-signs TLS needs CA_BUNDLE in .env",
+        )
+    if (seconds := time.monotonic() - started) > SAID_SECONDS:
+        say(f"images: built in {seconds:.0f} s")
+    return {} if found == settings.get("BASE_IMAGE", BASE) else {"BASE_IMAGE": found}

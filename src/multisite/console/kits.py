@@ -37,5 +37,6 @@ def export(deployment: Deployment, site: str) -> None:
         for path in [kits / site, *(kits / site).rglob("*")]:
             os.chown(path, CONTAINER_UID, CONTAINER_UID)
     say(f"kits/{site} holds a private key: carry it to its host over a safe channel, then delete it here.")
-    say("There, with docker/compose.site.yaml:")
-    say(f"  SERVER_ADDRESS=... KIT=./{site} DATA=./data docker compose -f compose.site.yaml up -d")
+    image = f"{deployment.docker.project}-site:{deployment.settings.get('IMAGE_TAG', 'local')}"
+    say(f"There, with docker/compose.site.yaml, docker/base.yaml and the image (docker save {image}):")
+    say(f"  SERVER_ADDRESS=... SITE_IMAGE={image} KIT=./{site} DATA=./data docker compose -f compose.site.yaml up -d")

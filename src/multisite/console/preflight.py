@@ -32,7 +32,8 @@ def check(settings: Settings, docker: Docker) -> list[str]:
     """
     check_readable(settings.home / "project.yml")
     info = ensure_engine(settings, docker)
-    check_disk(info, images.exist(settings, docker))
+    check_disk(info, images.exist(docker))
+    check_project(settings, docker)
     standing = [container.service for container in docker.containers().values() if container.state == "running"]
     check_port(settings, next(filter(None, (docker.published(name) for name in ("gateway", "server") if name in standing)), None))
     return standing
@@ -50,16 +51,16 @@ def check_readable(path: Path) -> None:
 
 
 def ensure_engine(settings: Settings, docker: Docker) -> dict[str, Any]:
-    """An engine that answers, and Compose.
+    """An engine that answers, Compose, and what it builds with.
 
     Returns:
         `docker info`.
     """
     info = docker.info()
     plugins = (info.get("ClientInfo") or {}).get("Plugins") or []
-    if any(plugin.get("Name") == "compose" for plugin in plugins):
+    if {"compose", "buildx"} <= {plugin.get("Name") for plugin in plugins}:
         return info
-    environment = {**os.environ, "INSTALL_ENGINE": settings.get("INSTALL_ENGINE", "yes")}
+    environment = {**os.environ, "INSTALL_ENGINE": settings.get("INSTALL_ENGINE", "ask")}
     if subprocess.run(["docker/engine.sh", "ensure"], cwd=settings.home, env=environment, check=False).returncode:
         raise SystemExit(1)  # it has said why
     return docker.info()
@@ -77,6 +78,24 @@ def check_disk(info: dict[str, Any], images_exist: bool) -> None:
     free = shutil.disk_usage(root).free / 2**30
     if free < needed:
         raise ConsoleError("disk", f"{free:.1f} GiB free in {root}, {needed} GiB needed", "free space: docker system prune")
+
+
+def check_project(settings: Settings, docker: Docker) -> None:
+    """
+    Raises:
+        ConsoleError: there is no name; or a deployment in another folder has it, and Compose would take its containers for ours.
+    """
+    if not settings.project:
+        raise ConsoleError("project name", f"Compose can make none of {settings.home.name!r}", "COMPOSE_PROJECT_NAME=... in .env")
+    form = '{{.Label "com.docker.compose.project.working_dir"}}'
+    mine = f"label=com.docker.compose.project={settings.project}"
+    homes = set(docker.run(["ps", "--all", "--filter", mine, "--format", form]).out.split("\n")) - {"", str(settings.home)}
+    if homes := {home for home in homes if os.path.isdir(home)}:  # a folder that was moved is the same deployment
+        raise ConsoleError(
+            "project name",
+            f"{settings.project} is the name of the deployment in {sorted(homes)[0]} too",
+            "give this one another: COMPOSE_PROJECT_NAME=... in .env",
+        )
 
 
 def check_port(settings: Settings, published: tuple[str, int] | None = None) -> None:

@@ -15,7 +15,7 @@ from multisite.tracking.arguments import ArgumentRefused, checked_wandb_args
 from multisite.tracking.key import MODES
 
 MANAGED = "# --- written by make, for `docker compose` typed by hand; change the settings above instead ---"
-NAME = re.compile(r"^name: *(\S+)", re.MULTILINE)
+NOT_IN_A_NAME = re.compile(r"[^a-z0-9_-]")
 GPUS = ("auto", "none", "all")
 GATEWAY_LIMITS = ("CONNECTIONS", "SERVER_CONNECTIONS", "PER_ADDRESS", "RATE", "HELLO_SECONDS")
 WHOLE_NUMBERS = (
@@ -90,10 +90,8 @@ class Settings:
 
     @property
     def project(self) -> str:
-        """Compose's name of the deployment, as compose.yaml and COMPOSE_PROJECT_NAME say it."""
-        path = self.home / "compose.yaml"
-        named = NAME.search(path.read_text(encoding="utf-8")) if path.exists() else None
-        return self.get("COMPOSE_PROJECT_NAME") or (named[1] if named else self.home.name)
+        """Compose's name of the deployment: COMPOSE_PROJECT_NAME, or what Compose makes of the folder's name."""
+        return self.get("COMPOSE_PROJECT_NAME") or NOT_IN_A_NAME.sub("", self.home.name.lower()).lstrip("_-")
 
     @property
     def port(self) -> int:
@@ -119,6 +117,9 @@ class Settings:
             raise ConsoleError("settings", f"SERVER_PORT={self.get('SERVER_PORT')} is no port", "give one from 1 to 65535")
         if self.get("GPUS", "auto") not in GPUS:
             raise ConsoleError("settings", f"GPUS={self.get('GPUS')} is not one of {', '.join(GPUS)}", "correct it in .env")
+        if self.get("INSTALL_ENGINE", "ask") not in ("ask", "yes", "no"):
+            problem = f"INSTALL_ENGINE={self.get('INSTALL_ENGINE')} is not ask, yes or no"
+            raise ConsoleError("settings", problem, "correct it in .env")
         if self.get("NVFLARE") not in ("", "next", "newest"):
             raise ConsoleError(
                 "settings", f"NVFLARE={self.get('NVFLARE')} is not next or newest", "correct it in .env; empty: the pinned one"

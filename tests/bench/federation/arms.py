@@ -17,7 +17,7 @@ from tests.e2e.stack import KEY, PROJECT, Stack, job_id_in
 HERE = Path(__file__).parent
 PARTITION = "iid-seed0"
 END_SECONDS = 600.0
-IMAGE = f"multisite-site:{os.environ.get('IMAGE_TAG') or 'local'}"
+IMAGE = f"multisite-test:{os.environ.get('IMAGE_TAG') or 'local'}"
 SESSION = """
 import sys, contextlib, shutil
 from nvflare.fuel.flare_api.flare_api import new_secure_session

@@ -19,18 +19,18 @@ SERVICES = ("admin", "data", "provision", "server", "site-1")
 
 
 class StackDocker(Docker):
-    """Containers that Compose makes and the engine starts; notes what happened to whom.
+    """Containers that Compose makes and starts; notes what happened to whom.
 
     Attributes:
-        failing: the service whose start fails, or `make` for Compose's making of all of them.
+        failing: the one-shot that fails, or `up` for Compose's start of all of them.
         stale: services that would be made anew.
         happened: what happened, in its order.
-        new_kits: what provisioning said in its last line, or would say in a dry run.
-        said: everything that it said.
+        new_kits: what provisioning would say in a dry run.
+        said: what it says.
     """
 
     def __init__(self, home: Path, failing: str = "", stale: Sequence[str] = (), up: bool = False) -> None:
-        super().__init__(home)
+        super().__init__(home, "ms")
         self.failing, self.stale = failing, stale
         self.states = {name: "exited" if name in ONE_SHOTS else "running" if up else "created" for name in SERVICES}
         self.happened: list[str] = []
@@ -38,67 +38,73 @@ class StackDocker(Docker):
         self.new_kits = self.said = ""
 
     def containers(self) -> dict[str, Container]:
-        return {
-            name: Container(name, name, state, None, "x", "old" if name in self.stale else "new")
-            for name, state in self.states.items()
-        }
+        return {name: Container(name, name, state, None) for name, state in self.states.items()}
 
     def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
-        if arguments[0] == "start":
-            return self._start(arguments[-1], attached="--attach" in arguments)
-        if arguments[0] == "stop":
-            self.happened += [f"{name} stopped" for name in arguments[3:]]
-        elif "--hash" in arguments:
-            return Result(0, "".join(f"{name} new\n" for name in SERVICES), "")
-        elif "--no-start" in arguments:
-            return self._make([name for name in arguments if name in SERVICES])
-        elif "--dry-run" in arguments or "logs" in arguments:
-            return Result(0, f"{self.new_kits}\n", "")
-        elif "restart" in arguments:
+        if arguments[:2] == ["compose", "run"]:
+            if "--dry-run" in arguments:
+                return Result(0, f"{self.new_kits}\n", "")
+            return self._run(arguments[-1])
+        if "--dry-run" in arguments:
+            lines = [f" Container ms-{name}-1 Recreate \n Container ms-{name}-1 Recreated \n" for name in self.stale]
+            return Result(0, "", " Container ms-site-1-1 Running \n".join(["", *lines, " Container ms-data-1 Starting \n"]))
+        if arguments[:2] == ["compose", "up"]:
+            return self._up()
+        if "restart" in arguments:
             self.happened += [f"{name} restarted" for name in arguments[arguments.index("restart") + 1 :]]
         return Result(0, "", "")
 
-    def _start(self, name: str, attached: bool) -> Result:
-        self.happened.append(f"{name} ended" if attached else f"{name} started")
+    def _run(self, name: str) -> Result:
+        self.happened.append(f"{name} ended")
         if name == self.failing:
-            return Result(1, f"{name}: a broken file\n  next: another file\n", "")
-        self.states[name] = "exited" if attached else "running"
+            return Result(1, "", f" Container ms-{name}-run Created \n{name}: a broken file\n  next: another file\n")
         return Result(0, self.said if name == "provision" else "rubbish of another one\n", "")
 
-    def _make(self, services: Sequence[str]) -> Result:
+    def _up(self) -> Result:
         self.files.append(self.env()["COMPOSE_FILE"] if "COMPOSE_FILE" in self.environment else "")
-        for name in [name for name in self.stale if not services]:
-            self.happened.append(f"{name} made anew")
-            self.states[name] = "created"
-        failed = self.failing == "make" and not services
-        return Result(int(failed), "", "no room for another network" if failed else "")
+        if self.failing == "up" and len(self.files) == 1:
+            self.states["server"] = "created"
+            return Result(1, "", " Container ms-server-1 Recreate \nno room for another network")
+        self.happened += [f"{name} made anew" for name in self.stale]
+        self.states = {name: "exited" if name in ONE_SHOTS else "running" for name in self.states}
+        return Result(0, "", "")
 
 
-def test_the_one_shots_end_before_anybody_starts_and_the_server_starts_before_the_sites(tmp_path: Path) -> None:
+def test_the_services_that_compose_would_make_anew_are_what_its_dry_run_says(tmp_path: Path) -> None:
+    containers = Containers(StackDocker(tmp_path, stale=["server", "site-1"], up=True))
+    assert containers.changes() == ["server", "site-1"]
+    assert containers.outdated() == ["server", "site-1"]
+    assert Containers(StackDocker(tmp_path, up=True)).changes() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "service"),
+    [
+        (" Container ms-site-2-1 Recreate ", "site-2"),
+        (" Container ms-server-1 Creating ", "server"),
+        ("DRY-RUN MODE -  Container ms-old-1 Removed ", "old"),
+        (" Container 3bc47035292c_ms-server-1 Recreate ", "server"),
+    ],
+)
+def test_a_line_of_the_dry_run_names_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, service: str) -> None:
     docker = StackDocker(tmp_path)
-    Containers(docker).prepare([])
-    assert sorted(docker.happened) == ["data ended", "provision ended"]
-    Containers(docker).start()
-    happened = docker.happened[2:]
-    assert sorted(happened) == ["admin started", "server started", "site-1 started"]
-    assert happened[0] == "server started"
+    monkeypatch.setattr(docker, "run", lambda *_, **__: Result(0, "", f" Container ms-admin-1 Running \n{line}\n"))
+    assert Containers(docker).changes() == [service]
 
 
-def test_beside_a_deployment_that_runs_its_kits_are_renewed_last(tmp_path: Path) -> None:
-    docker = StackDocker(tmp_path, up=True, stale=["server"])
-    Containers(docker).prepare(["server"])
-    assert docker.happened == ["data ended", "provision ended"]
+def test_compose_files_that_can_not_be_read_are_an_error_with_composes_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = StackDocker(tmp_path)
+    monkeypatch.setattr(docker, "run", lambda *_, **__: Result(1, "", "services.x must be a mapping\n"))
+    with pytest.raises(ConsoleError, match=r"compose files: services.x must be a mapping\n  next: correct COMPOSE_EXTRA"):
+        Containers(docker).changes()
 
 
-def everything(containers: Containers) -> None:
-    containers.prepare([])
-    containers.start()
-
-
-@pytest.mark.parametrize("name", ["data", "server", "site-1"])
-def test_a_container_that_fails_to_start_is_an_error_with_its_own_message(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["data", "provision"])
+def test_a_one_shot_that_fails_is_an_error_with_its_own_message(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConsoleError, match=f"^{name}: a broken file\n  next: another file$"):
-        everything(Containers(StackDocker(tmp_path, failing=name)))
+        Containers(StackDocker(tmp_path, failing=name)).prepare()
 
 
 def test_down_removes_the_networks_of_compose_files_that_are_not_chosen_any_more_too(
@@ -124,18 +130,9 @@ def test_composes_progress_is_no_part_of_its_complaint() -> None:
 
 def test_a_containers_message_reaches_the_terminal_without_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = StackDocker(tmp_path)
-    monkeypatch.setattr(docker, "_start", lambda *_, **__: Result(1, "data: \x1b[2Jbroken\x07\n", ""))
-    with pytest.raises(ConsoleError) as failed:
-        Containers(docker).prepare(["server"])
-    assert str(failed.value) == "data: broken\n  next: docker compose logs data"
-
-
-def test_nobody_waits_for_the_data_of_a_deployment_that_could_not_be_provisioned(tmp_path: Path) -> None:
-    docker = StackDocker(tmp_path, failing="provision")
-    with pytest.raises(ConsoleError, match=r"^provision: a broken file"):
-        Containers(docker).prepare([])
-    assert "data stopped" in docker.happened
-    assert not any("started" in what for what in docker.happened)
+    monkeypatch.setattr(docker, "_run", lambda *_: Result(1, "data: \x1b[2Jbroken\x07\n", ""))
+    with pytest.raises(ConsoleError, match=r"^data: broken\n  next: "):
+        Containers(docker).prepare()
 
 
 @pytest.mark.parametrize(
@@ -150,30 +147,28 @@ def test_who_runs_while_given_a_new_kit_is_restarted_before_make_up_returns(
     tmp_path: Path, said: str, restarted: list[str]
 ) -> None:
     docker = StackDocker(tmp_path, up=True)
-    docker.new_kits = said
-    Containers(docker).renew(["server", "site-1", "admin"])
+    Containers(docker).renew(f"{said}\n", ["server", "site-1", "admin"])
     assert docker.happened == [f"{name} restarted" for name in restarted]
 
 
-@pytest.mark.parametrize("standing", [[], ["server", "site-1", "admin"]])
 def test_who_types_make_up_reads_whose_kit_is_new_and_which_site_has_to_be_brought_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], standing: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [
         "kits are made anew: NVFlare is 2.9.1 and was 2.9.0",
         "site-9 is on another host and needs its new kit: make kit SITE=site-9",
         "new kits: server, site-1",
     ]
-    docker = StackDocker(tmp_path, up=bool(standing))
+    docker = StackDocker(tmp_path)
     docker.said = "\n".join(lines) + "\n"
-    Containers(docker).prepare(standing)
+    Containers(docker).prepare()
     assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_kits_that_are_up_to_date_are_not_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     docker = StackDocker(tmp_path)
     docker.said = "kits are up to date\n"
-    Containers(docker).prepare([])
+    Containers(docker).prepare()
     assert capsys.readouterr().out == ""
 
 
@@ -197,7 +192,7 @@ def test_a_kit_is_written_from_what_provisioning_sends_and_a_refusal_keeps_its_n
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """No image is built, and nobody registers."""
-    monkeypatch.setattr(deployment_module.images, "build", lambda *_: None)
+    monkeypatch.setattr(deployment_module.images, "build", lambda *_: {})
     monkeypatch.setattr(Deployment, "wait", lambda _: {"registered": [], "resources": {}})
     monkeypatch.setattr(running_jobs, "running", lambda _: [])
     monkeypatch.setattr(
@@ -227,12 +222,12 @@ def test_what_fails_before_the_start_leaves_every_container_and_what_env_says(tm
 
 @pytest.mark.usefixtures("engine")
 def test_what_fails_half_way_through_the_start_ends_with_the_compose_files_of_before_and_everything_running(tmp_path: Path) -> None:
-    docker = StackDocker(tmp_path, failing="make", stale=["server", "site-1"], up=True)
+    docker = StackDocker(tmp_path, failing="up", stale=["server", "site-1"], up=True)
     deployment = stack(tmp_path, docker)
     with pytest.raises(ConsoleError, match="no room for another network"):
         deployment.up(client_stream=True)
     assert {docker.states[name] for name in ("admin", "server", "site-1")} == {"running"}
-    assert docker.files == [f"compose.yaml:{CLIENT_STREAM}"] * 2 + ["compose.yaml"]
+    assert docker.files == [f"compose.yaml:{CLIENT_STREAM}", "compose.yaml"]
     assert read_env(tmp_path / ".env")["COMPOSE_FILE"] == "compose.yaml"
 
 

@@ -193,15 +193,11 @@ class RunningDocker(FakeDocker):
                 id=f"id-{name}",
                 state="exited" if name in ONE_SHOTS else "running",
                 exit_code=0 if name in ONE_SHOTS else None,
-                image="multisite-site:local",
-                config_hash=f"hash-{name}",
             )
             for name in ("server", "site-1", *ONE_SHOTS)
         }
 
     def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
-        if "--hash" in arguments:
-            return Result(0, "".join(f"{name} hash-{name}\n" for name in ("server", "site-1", *ONE_SHOTS)), "")
         if "{{.State.FinishedAt}}" in arguments:
             return Result(0, "2040-01-01T00:00:00.123456789Z\n", "")
         return super().run(arguments, seconds)
@@ -225,8 +221,7 @@ def test_a_deployment_that_is_as_its_files_say_needs_no_start(tmp_path: Path) ->
     [
         ("site-1", {"state": "restarting"}),
         ("provision", {"exit_code": 1}),
-        ("data", {"config_hash": "other"}),
-        ("server", {"image": "sha256:0123"}),
+        ("server", {"state": "exited", "exit_code": 0}),
     ],
 )
 def test_whatever_differs_from_the_files_means_a_start(tmp_path: Path, service: str, change: dict[str, Any]) -> None:
@@ -235,9 +230,9 @@ def test_whatever_differs_from_the_files_means_a_start(tmp_path: Path, service: 
     assert not stack.is_up()
 
 
-def test_a_container_that_is_missing_means_a_start(tmp_path: Path) -> None:
+def test_a_one_shot_that_is_missing_means_a_start(tmp_path: Path) -> None:
     stack, docker = running(tmp_path)
-    del docker.there["site-1"]
+    del docker.there["data"]
     assert not stack.is_up()
 
 
@@ -255,24 +250,33 @@ def test_without_docker_a_command_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert Docker(tmp_path, "x").info() == {}
 
 
-PS = "server\thash-1\tid-1\trunning\tUp 2 minutes (healthy)\tmultisite-control:local\ndata\thash-2\tid-2\texited\tExited (1) 3 seconds ago\tx\n"
+PS = "server\tid-1\trunning\tUp 2 minutes (healthy)\ndata\tid-2\texited\tExited (1) 3 seconds ago\n"
 
 
 def test_containers_are_read_with_their_state_and_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeDocker, "run", lambda *_, **__: Result(0, PS, ""))
     docker = FakeDocker(tmp_path, "multisite")
     assert docker.containers() == {
-        "server": Container("server", "id-1", "running", None, "multisite-control:local", "hash-1"),
-        "data": Container("data", "id-2", "exited", 1, "x", "hash-2"),
+        "server": Container("server", "id-1", "running", None),
+        "data": Container("data", "id-2", "exited", 1),
     }
     assert docker.running("server")
     assert not docker.running("data")
 
 
-@pytest.mark.parametrize(("values", "project"), [({}, "multisite"), ({"COMPOSE_PROJECT_NAME": "mine"}, "mine")])
-def test_the_projects_name_is_composes(tmp_path: Path, values: dict[str, str], project: str) -> None:
-    (tmp_path / "compose.yaml").write_text("# a comment\nname: multisite\nservices:\n", encoding="utf-8")
-    assert Settings(tmp_path, values).project == project
+@pytest.mark.parametrize(
+    ("folder", "values", "project"),
+    [
+        ("multisite", {}, "multisite"),
+        ("My Übung.2", {}, "mybung2"),
+        ("_x-y_1", {}, "x-y_1"),
+        ("x", {"COMPOSE_PROJECT_NAME": "mine"}, "mine"),
+    ],
+)
+def test_the_projects_name_is_what_compose_makes_of_the_folders(
+    tmp_path: Path, folder: str, values: dict[str, str], project: str
+) -> None:
+    assert Settings(tmp_path / folder, values).project == project
 
 
 def test_a_gateway_that_keeps_failing_is_no_deployment_that_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_every_variable_of_the_compose_files_is_a_setting_or_an_option() -> None
     files = [PROJECT / "compose.yaml", *(PROJECT / "docker").glob("*.yaml")]
     used = {name for path in files for name in re.findall(r"\$\{([A-Z_0-9]+)", path.read_text(encoding="utf-8"))}
     options = {name for names in OPTIONS.values() for name in names}
-    remote = {"KIT", "DATA", "SERVER_ADDRESS", "SITE_PROJECT"}  # docker/compose.site.yaml, on a host of its own
+    remote = {"KIT", "DATA", "SERVER_ADDRESS", "SITE_IMAGE", "SITE_PROJECT"}  # docker/compose.site.yaml, on a host of its own
     assert {name for name in used - remote if name not in {*SETTINGS, *OTHERS, *options} and not is_foreign(name)} == set()
 
 

@@ -82,7 +82,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     script.write_text(f"#!/bin/sh\nexec cat '{tmp_path}/answer'\n", encoding="utf-8")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    monkeypatch.setattr(Docker, "containers", lambda _: {"admin": Container("admin", "id", "running", None, "x", "x")})
+    monkeypatch.setattr(Docker, "containers", lambda _: {"admin": Container("admin", "id", "running", None)})
     return Deployment(Settings(tmp_path, {}), Docker(tmp_path))
 
 
