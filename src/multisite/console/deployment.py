@@ -8,13 +8,12 @@ import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from multisite.console import admin, api_key, images, preflight, report, running_jobs
-from multisite.console.containers import ONE_SHOTS, Containers
+from multisite.console.containers import Containers
 from multisite.console.docker import Docker
 from multisite.console.settings import ConsoleError, Settings
 from multisite.console.text import quoted, say
@@ -83,28 +82,6 @@ class Deployment:
         self.settings.remember(managed)
         self.containers.renew(said, standing)
         return self.wait()
-
-    def ensure_up(self, client_stream: bool) -> dict[str, Any]:
-        """As `up`, whose one-shots and starts it leaves out where they would change nothing."""
-        if self.docker.running("admin"):
-            self.stage_key()
-            managed = self.configure(client_stream)
-            managed |= images.build(self.settings, self.docker)
-            if self.is_up() and not self.containers.changes():
-                self.settings.remember(managed)
-                return self.wait()
-        return self.up(client_stream)
-
-    def is_up(self) -> bool:
-        """Whether every container runs, or has ended well, and provisioning after project.yml was changed."""
-        there = self.docker.containers()
-        if any(name not in there or there[name].exit_code != 0 for name in ONE_SHOTS):
-            return False
-        if any(container.state != "running" for name, container in there.items() if name not in ONE_SHOTS):
-            return False
-        finished = self.docker.run(["inspect", "--format", "{{.State.FinishedAt}}", there["provision"].id]).out
-        provisioned = datetime.fromisoformat(finished[:19]).replace(tzinfo=timezone.utc).timestamp()
-        return (self.settings.home / "project.yml").stat().st_mtime < provisioned
 
     @cached_property
     def key(self) -> str:

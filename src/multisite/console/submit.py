@@ -230,7 +230,7 @@ def submit(deployment: Deployment, options: JobOptions, client_stream: bool) -> 
     Raises:
         ConsoleError: a step failed.
     """
-    answer = deployment.ensure_up(client_stream)
+    answer = deployment.up(client_stream)
     say(deployment.table(answer))
     if deployment.settings.get("ALLOW_CUSTOM_CODE") == "yes":
         key = " and the W&B key" if client_stream else ""

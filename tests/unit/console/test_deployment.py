@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import stat
 from collections import namedtuple
 from collections.abc import Sequence
@@ -198,8 +197,6 @@ class RunningDocker(FakeDocker):
         }
 
     def run(self, arguments: Sequence[str], seconds: float = 1.0) -> Result:
-        if "{{.State.FinishedAt}}" in arguments:
-            return Result(0, "2040-01-01T00:00:00.123456789Z\n", "")
         return super().run(arguments, seconds)
 
     def containers(self) -> dict[str, Container]:
@@ -210,37 +207,6 @@ def running(home: Path) -> tuple[Deployment, RunningDocker]:
     (home / "project.yml").write_text("name: x\n", encoding="utf-8")
     docker = RunningDocker(home)
     return Deployment(Settings(home, {}), docker), docker
-
-
-def test_a_deployment_that_is_as_its_files_say_needs_no_start(tmp_path: Path) -> None:
-    assert running(tmp_path)[0].is_up()
-
-
-@pytest.mark.parametrize(
-    ("service", "change"),
-    [
-        ("site-1", {"state": "restarting"}),
-        ("provision", {"exit_code": 1}),
-        ("server", {"state": "exited", "exit_code": 0}),
-    ],
-)
-def test_whatever_differs_from_the_files_means_a_start(tmp_path: Path, service: str, change: dict[str, Any]) -> None:
-    stack, docker = running(tmp_path)
-    docker.there[service] = dataclasses.replace(docker.there[service], **change)
-    assert not stack.is_up()
-
-
-def test_a_one_shot_that_is_missing_means_a_start(tmp_path: Path) -> None:
-    stack, docker = running(tmp_path)
-    del docker.there["data"]
-    assert not stack.is_up()
-
-
-def test_a_project_file_that_changed_after_the_last_provisioning_means_a_start(tmp_path: Path) -> None:
-    stack, _ = running(tmp_path)
-    late = 2_300_000_000
-    os.utime(tmp_path / "project.yml", (late, late))
-    assert not stack.is_up()
 
 
 def test_without_docker_a_command_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

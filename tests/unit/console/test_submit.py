@@ -133,7 +133,7 @@ def test_a_kit_is_brought_with_its_key_for_its_owner_alone(
 def test_where_jobs_may_carry_code_what_it_can_read_is_said(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], client_stream: bool, readable: str
 ) -> None:
-    monkeypatch.setattr(Deployment, "ensure_up", lambda *_: {"registered": ["site-1"], "resources": {}})
+    monkeypatch.setattr(Deployment, "up", lambda *_: {"registered": ["site-1"], "resources": {}})
     monkeypatch.setattr(submit.Following, "watch", lambda *_: 0)
     options = JobOptions()
     assert submit.submit(deployment, options, client_stream) == 0
@@ -174,7 +174,7 @@ def test_the_jobs_sites_are_drawn_and_its_dataset_is_what_those_have_said(
 ) -> None:
     commands: list[list[str]] = []
     monkeypatch.setenv("SITES", sites)
-    monkeypatch.setattr(Deployment, "ensure_up", lambda *_: answer)
+    monkeypatch.setattr(Deployment, "up", lambda *_: answer)
     monkeypatch.setattr(Deployment, "table", lambda *_: "")
     monkeypatch.setattr(submit.Following, "watch", lambda _, command: commands.append(command) or 0)
     options = JobOptions(sites=int(sites or 2))
