@@ -179,8 +179,8 @@ class Stack:
             time.sleep(POLL_SECONDS)
 
     def destroy(self) -> None:
-        """Removes containers, networks and volumes."""
-        self.make("clean", WHAT="keys,data,state,results", seconds=180)
+        """Removes containers, networks, volumes and images."""
+        self.make("clean", WHAT="all", seconds=180)
 
 
 def free_port() -> int:

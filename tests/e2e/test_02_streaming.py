@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -181,7 +182,12 @@ def check_key_is_nowhere_else(stack: Stack) -> None:
         assert KEY not in json.dumps(stack.inspect(stack.containers()[service]))
     assert KEY not in stack.compose("logs").text
     for image in ("control", "site"):
-        assert KEY not in stack.run("docker", "history", "--no-trunc", f"multisite-{image}:local").text
+        assert (
+            KEY
+            not in stack.run(
+                "docker", "history", "--no-trunc", f"{stack.name}-{image}:{os.environ.get('IMAGE_TAG') or 'local'}"
+            ).text
+        )
     results = Path(stack.home / "results")
     assert not [path for path in results.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert KEY not in (stack.home / ".env").read_text(encoding="utf-8").replace(stack.settings["BACKEND_KEYS"], "")

@@ -101,12 +101,12 @@ def test_a_site_on_another_host_takes_part_as_the_docs_say(stack: Stack) -> None
     before = env.read_text(encoding="utf-8"), project.read_text(encoding="utf-8")
     remote = stack.home.parent / "remote"
     remote.mkdir()
-    shutil.copyfile(stack.home / "docker" / "compose.site.yaml", remote / "compose.site.yaml")
+    for name in ("compose.site.yaml", "base.yaml"):
+        shutil.copyfile(stack.home / "docker" / name, remote / name)
     gateway = stack.containers()["gateway"]
     script = f"cd {remote}\n" + on_the_site.replace("203.0.113.7", host_address())
-    compose = (
-        f"cd {remote} && SERVER_ADDRESS=x KIT=./site-3 DATA=./data docker compose -f compose.site.yaml down --volumes --timeout 15"
-    )
+    script = script.replace("multisite-site:local", f"{stack.name}-site:{TAG}")
+    compose = f"cd {remote} && SERVER_ADDRESS=x SITE_IMAGE=x KIT=./site-3 DATA=./data docker compose -f compose.site.yaml down --volumes --timeout 15"
     try:
         add_site(stack, textwrap.indent(participant, "  "))
         env.write_text(settings + before[0], encoding="utf-8")

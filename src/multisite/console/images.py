@@ -56,6 +56,8 @@ def build(settings: Settings, docker: Docker, *files: str) -> dict[str, str]:
     """
     started, found = time.monotonic(), base(settings)
     docker.environment["BASE_IMAGE"] = found
+    if not exist(docker):
+        say("images: building; the first time this takes minutes")
     result = docker.compose(*files, "--progress", "plain", "build", seconds=BUILD_SECONDS)
     if result.code:
         lines = [clean(line) for line in (result.out + result.err).splitlines() if line.strip()]
