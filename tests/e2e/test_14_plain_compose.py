@@ -29,7 +29,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (home / ".env").write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
         for command in (["build"], ["up", "-d"]):
-            done = stack.compose(*command)
+            done = stack.compose(*command, seconds=900)
             assert done.code == 0, done.text
         yield stack
     finally:
