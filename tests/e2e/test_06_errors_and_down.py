@@ -98,6 +98,32 @@ def test_the_gpu_overlay_reserves_every_gpu_for_the_sites_alone(copy: Stack) -> 
     assert holding == {"site-1", "site-2"}
 
 
+HARDENED = {"user": "1000:1000", "read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"], "init": True}
+
+
+@pytest.mark.parametrize(
+    "overlays",
+    [[], ["client-stream"], ["gpu"], ["ca"], ["client-stream", "gpu", "ca"]],
+    ids=lambda overlays: " and ".join(overlays) or "none",
+)
+def test_with_every_overlay_compose_finds_a_valid_model_in_which_every_container_is_hardened(
+    copy: Stack, overlays: list[str]
+) -> None:
+    files = [option for name in ["compose.yaml", *(f"docker/{name}.yaml" for name in overlays)] for option in ("-f", name)]
+    done = copy.run("docker", "compose", *files, "config", "--format", "json", CA_BUNDLE="/etc/ssl/certs/ca-certificates.crt")
+    assert done.code == 0, done.text
+    model = copy.parse(done.text)
+    networks = {name: set(service.get("networks") or {}) for name, service in model["services"].items()}
+    for name, service in model["services"].items():
+        assert {key: service.get(key) for key in HARDENED} == HARDENED, name
+        assert service["pids_limit"] <= 512
+        assert int(service["mem_limit"]) <= 4 << 30
+        assert not {"privileged", "cap_add", "devices", "pid", "ipc"} & {key for key, value in service.items() if value}
+    assert not networks["site-1"] & networks["site-2"]
+    holders = {name for name, service in model["services"].items() if service.get("secrets")}
+    assert holders == ({"site-1", "site-2"} if "client-stream" in overlays else {"server"})
+
+
 def test_compose_and_the_console_read_the_env_file_alike(tmp_path: Path) -> None:
     (tmp_path / "compose.yaml").write_text("services: {a: {image: b}}\n", encoding="utf-8")
     env = tmp_path / ".env"

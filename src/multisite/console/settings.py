@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from multisite.console.env_file import BadLine, read_assignments
 from multisite.console.names import home_files, unknown_setting
@@ -144,6 +145,8 @@ class Settings:
         if self.get("WANDB_MODE") not in MODES:
             problem = f"WANDB_MODE={self.get('WANDB_MODE')} is not {', '.join(MODES[1:])}, or empty"
             raise ConsoleError("settings", problem, "correct it in .env")
+        if url := self.get("WANDB_BASE_URL"):
+            self._check_base_url(url)
         tags = [tag.strip() for tag in self.get("WANDB_TAGS").split(",") if tag.strip()]
         for name, value in {"project": self.get("WANDB_PROJECT"), "entity": self.get("WANDB_ENTITY"), "tags": tags}.items():
             try:
@@ -152,6 +155,21 @@ class Settings:
                 setting = f"WANDB_{name.upper()}"
                 problem = str(refused).replace(f"wandb_args: {name}", f"{setting}={self.get(setting)}", 1)
                 raise ConsoleError("settings", problem, "correct it in .env") from None
+
+    @staticmethod
+    def _check_base_url(url: str) -> None:
+        """As W&B's client will (`wandb/sdk/wandb_settings.py`, `validate_base_url`), before anything starts."""
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
+            good = good and (parts.port is None or parts.port > 0)
+        except ValueError:
+            good = False
+        if not good:
+            problem = f"WANDB_BASE_URL={clean(url, 200)} is no address of a server"
+            raise ConsoleError("settings", problem, "give one such as https://wandb.example.org in .env, or leave it empty")
+        if (parts.hostname or "").endswith("wandb.ai") and (parts.scheme, parts.hostname) != ("https", "api.wandb.ai"):
+            raise ConsoleError("settings", f"WANDB_BASE_URL={url} is not W&B's API", "https://api.wandb.ai, or leave it empty")
 
     def remember(self, managed: dict[str, str]) -> None:
         """Writes values that plain `docker compose` needs under a marker in `.env`; the user's own lines stay as they are."""

@@ -116,6 +116,9 @@ def test_a_bad_setting_is_an_error_that_names_it_with_the_next_step(tmp_path: Pa
         "LOG=json",
         "GATEWAY_RATE=5",
         "GATEWAY_MEMORY=1g",
+        "WANDB_BASE_URL=https://wandb.example.org:8443/team",
+        "WANDB_BASE_URL=http://wandb-backend:8970",
+        "WANDB_BASE_URL=https://api.wandb.ai",
     ],
 )
 def test_a_good_setting_is_accepted(tmp_path: Path, line: str) -> None:
@@ -132,6 +135,11 @@ def test_a_good_setting_is_accepted(tmp_path: Path, line: str) -> None:
         ("WANDB_ENTITY=a/b", "WANDB_ENTITY=a/b must be a name without any of"),
         (f"WANDB_PROJECT={'p' * 129}", "must be text of at most 128"),
         (f"WANDB_TAGS=a,{'t' * 70}", "each must be text of at most 64"),
+        ("WANDB_BASE_URL=wandb.example.org", "WANDB_BASE_URL=wandb.example.org is no address of a server"),
+        ("WANDB_BASE_URL=https://h:port", "is no address of a server"),
+        ("WANDB_BASE_URL=https://h/?x=1", "is no address of a server"),
+        ("WANDB_BASE_URL=https://wandb.ai", "WANDB_BASE_URL=https://wandb.ai is not W&B's API"),
+        ("WANDB_BASE_URL=http://api.wandb.ai", "is not W&B's API"),
         ("WANDB_TRANSMIT_SECONDS=abc", "WANDB_TRANSMIT_SECONDS=abc is no whole number above 0"),
         ("WANDB_TRANSMIT_SECONDS=0.5", "WANDB_TRANSMIT_SECONDS=0.5 is no whole number above 0"),
     ],
