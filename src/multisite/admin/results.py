@@ -1,8 +1,8 @@
 """A finished job's folder in the admin's volume, `/results/<job id>`: built once, whole when it is there, then only read.
 
 NVFlare publishes a job's end after its archive is written, and that archive changes no more: a folder made of it is good for ever. What
-builds it anew: it is missing; or it came of an archive without a workspace (the server could not write that one, or had not yet); or
-it was made by an earlier version of `arrange` (LAYOUT), or by a release that knew no notes.
+builds it anew: it is missing; or it came of an archive without a workspace (the server could not write that one, or had not yet) and
+there is one now; or it was made by an earlier version of `arrange` (LAYOUT), or by a release that knew no notes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from multisite.locks import held, leave, note
 
 LOCKS, PARTIAL = ".locks", ".partial"
 LAYOUT = "whole, layout 1"  # the note in a job's lock; another number where `arrange` makes something else
+BARE = LAYOUT + ", without a workspace"
 WAIT_SECONDS = 600.0  # the console waits for 900 s
 SUMMARY = "metrics_summary.json"  # NVFlare's `MetricsArtifactWriter`
 
@@ -39,10 +40,11 @@ def folder_of(flare: Session, job_id: str, results: Path) -> Path:
             return target
         shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
         try:
-            whole = _build(flare, job_id, partial)
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(partial / "arranged", target)
-            leave(lock, LAYOUT if whole else "")
+            made = LAYOUT if _build(flare, job_id, partial) else BARE
+            if not (made == BARE == note(lock) and target.is_dir()):
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(partial / "arranged", target)
+                leave(lock, made)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return target

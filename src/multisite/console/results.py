@@ -67,6 +67,8 @@ def bring(deployment: Deployment, job_id: str) -> Path:
     except LockTimeout:
         problem = f"another console brings those of {job_id}, for more than {WAIT_SECONDS:.0f} s now"
         raise ConsoleError(STEP, problem, f"wait for it, or end it; then make results JOB={job_id}") from None
+    except BrokenPipeError:  # nobody reads what is printed any more
+        raise
     except OSError as error:
         next_step = f"free disk space, or check who owns it; then make results JOB={job_id}"
         raise ConsoleError(STEP, f"{place} can't be written ({clean(error)})", next_step) from None
@@ -166,7 +168,7 @@ def _failure(process: subprocess.Popen[bytes], stream: Stream) -> str:
         code = process.wait(timeout=END_SECONDS)
     except subprocess.TimeoutExpired:
         return f"the admin's tar did not end within {END_SECONDS:.0f} s after its last byte"
-    return f"the admin's tar failed (exit status {code}): {stream.errors()}" if code else ""
+    return f"the admin's tar failed (exit status {code}): {stream.errors() or 'it said nothing'}" if code else ""
 
 
 def _unpack(stream: Stream, folder: Path, job_id: str) -> bool:

@@ -111,8 +111,10 @@ def test_a_folder_of_another_release_is_built_anew(tmp_path: Path) -> None:
 def test_an_archive_that_had_no_workspace_yet_is_asked_for_again(tmp_path: Path) -> None:
     archive = Archive(workspace=False)
     assert not (archive.folder(tmp_path) / progress.RESULTS).exists()
+    inode = (tmp_path / "7").stat().st_ino
+    assert archive.folder(tmp_path).stat().st_ino == inode, "it has none still: what is there is not replaced under a reader"
     archive.workspace = True
-    assert model(archive.folder(tmp_path)) == model(archive.folder(tmp_path)) == "2"
+    assert model(archive.folder(tmp_path)) == model(archive.folder(tmp_path)) == "3"
 
 
 def test_a_download_that_fails_leaves_no_folder_and_the_next_one_is_whole(tmp_path: Path) -> None:

@@ -44,7 +44,13 @@ def test_two_followers_of_one_job_leave_one_whole_folder(host: Host, capsys: pyt
     assert host.content() == {"model": LARGE}
 
 
-def test_whoever_waited_for_one_that_failed_brings_them_itself(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("before", [{}, {"old": b"whole"}])
+def test_whoever_waited_for_one_that_failed_brings_them_itself(
+    host: Host, capsys: pytest.CaptureFixture[str], before: dict[str, bytes]
+) -> None:
+    if before:
+        host.sends(packed(**before))
+        host.bring()
     host.stops_after(packed(model=LARGE)[: len(LARGE)], len(LARGE) // 2)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(host.bring)
@@ -55,7 +61,7 @@ def test_whoever_waited_for_one_that_failed_brings_them_itself(host: Host, capsy
         (host.home / "go").write_text("\n", encoding="utf-8")
         assert isinstance(first.exception(SECONDS), ConsoleError)
         assert second.result(SECONDS) == host.place
-    assert host.content() == {"model": b"whole"}
+    assert host.content() == {**before, "model": b"whole"}
 
 
 def test_another_console_that_does_not_end_is_not_waited_for_for_ever(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,3 +144,17 @@ def test_a_folder_that_can_not_be_renamed_in_brings_the_old_one_back(host: Host,
         host.bring()
     assert host.content() == {"old": b"whole"}
     assert host.leftovers() == []
+
+
+def test_a_reader_of_the_progress_that_goes_away_is_no_folder_that_can_not_be_written(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(text: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("multisite.console.stream.SHOW_SECONDS_IN_LOG", 0.0)
+    monkeypatch.setattr("multisite.console.stream.say", closed)
+    host.sends(packed(model=LARGE))
+    with pytest.raises(BrokenPipeError):
+        host.bring()
+    assert host.leftovers() == []
