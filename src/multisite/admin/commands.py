@@ -6,8 +6,6 @@ An event is a name and fields, see `service.Emitter`. A command returns its exit
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import sys
 import tempfile
 import time
@@ -20,6 +18,7 @@ from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.admin.command_line import EXIT_FAILED, EXIT_TIMEOUT
 from multisite.admin.following import Follower
+from multisite.admin.results import folder_of, read
 from multisite.admin.site_report import read_report
 from multisite.job import options as job_options
 from multisite.job import progress
@@ -32,7 +31,6 @@ POLL_SECONDS = 0.5
 START_PERIOD = 0.5  # NVFlare keeps a thread for a minute for every answer that it has received
 RESOURCES_SECONDS = 3.0  # a site answers as soon as it has started, a moment after it has registered
 RESULTS = Path("/results")
-SUMMARY = "metrics_summary.json"  # NVFlare's `MetricsArtifactWriter`
 FINISHED = "FINISHED"
 COMPLETED, INCOMPLETE = "FINISHED:COMPLETED", "FINISHED:INCOMPLETE"
 
@@ -119,15 +117,9 @@ def _follow(flare: Session, job_id: str, emit: Emit) -> int:
 
 
 def _bring_results(flare: Session, job_id: str, status: str, shown: int, emit: Emit) -> int:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    target = RESULTS / job_id
-    shutil.rmtree(target, ignore_errors=True)
-    downloaded = Path(flare.download_job_result(job_id, str(RESULTS)))
-    arrange(downloaded, target)
-    report, meta = _read(target / progress.RESULTS), flare.get_job_meta(job_id)
+    target = folder_of(flare, job_id, RESULTS)
+    report, meta = read(target / progress.RESULTS), flare.get_job_meta(job_id)
     errors = what_failed(report, meta)
-    if not report.get("complete", True):  # NVFlare's summary has the accuracy of the model before the last round's training, then
-        (target / SUMMARY).unlink(missing_ok=True)
     if status == COMPLETED and not report.get("complete", True):
         status = INCOMPLETE
         errors = errors or {
@@ -143,7 +135,7 @@ def _bring_results(flare: Session, job_id: str, status: str, shown: int, emit: E
         errors=errors,
         final=report.get("final"),
         best=report.get("best"),
-        tracking=_read(target / tracking.FILE),
+        tracking=read(target / tracking.FILE),
         meta={key: value for key, value in meta.items() if key in ("duration", "job_deploy_detail")},
     )
     return 0 if status == COMPLETED else EXIT_FAILED
@@ -161,35 +153,6 @@ def what_failed(report: dict[str, Any], meta: dict[str, Any]) -> dict[str, str]:
     ended = {str(name): str(reason) for name, reason in (meta.get(ERRORS) or {}).items()}
     sites = {name: reason for name, reason in ended.items() if name != SERVER}
     return dict(report.get("errors") or sites or ended)
-
-
-def arrange(downloaded: Path, target: Path) -> None:
-    """Turns NVFlare's downloaded job into the folder that a person gets: models, metrics, configuration, server log.
-
-    Args:
-        downloaded: NVFlare's folder, with `workspace` and `job` in it. It stays, as `nvflare` in the target.
-        target: `results/<job id>`, may be the same folder.
-    """
-    keep = target.with_name(target.name + ".nvflare")
-    shutil.rmtree(keep, ignore_errors=True)
-    downloaded.rename(keep)
-    target.mkdir(parents=True)
-    for name, pattern in (
-        ("models", "workspace/**/*.safetensors"),
-        ("models", "workspace/**/models/network.py"),
-        ("", "workspace/**/metrics/*.*"),
-        ("logs", "workspace/**/*log*.txt"),
-        ("job", "job/**/*.json"),
-    ):
-        for source in keep.glob(pattern):
-            place = target / name / (source.relative_to(keep / "job") if name == "job" else source.name)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, place)
-    shutil.rmtree(keep)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def abort(flare: Session, arguments: argparse.Namespace, emit: Emit) -> int:

@@ -13,9 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from multisite.console import report
+from multisite.console import report, results
 from multisite.console.admin import COMMAND_LINE
-from multisite.console.archive import unpack
 from multisite.console.deployment import Deployment, dataset
 from multisite.console.settings import ConsoleError
 from multisite.console.text import ask, objects, say
@@ -28,7 +27,6 @@ RUNNING = "RUNNING"
 COMPLETED = "FINISHED:COMPLETED"
 QUIET_SECONDS = 180.0  # without a line from the admin, which says every 20 s that the server has the job running: it hangs
 OTHER_SECONDS = 900.0  # the same before the job runs, and while its results are fetched
-COPY_SECONDS = 300.0
 ADMIN_SECONDS = 120  # for a server that has gone to be back
 NEXT_STEPS = {
     "ShardError": "`make up` with the job's ALPHA and SEED prepares the shards",
@@ -163,7 +161,11 @@ class Following:
 
     def _finish(self, line: dict[str, Any]) -> int:
         job_id, status = line["job_id"], line["status"]
-        folder = self._copy_results(job_id)
+        try:
+            folder = results.bring(self.deployment, job_id)
+        except Interrupted:
+            say(f"interrupted while the results came: job {job_id} is {status}. `make results JOB={job_id}` brings them.")
+            return 130
         say("")
         if self.rows:
             say(report.summary(self.rows) + "\n")
@@ -187,20 +189,6 @@ class Following:
         if not line["errors"]:
             say(f"  next: read {folder}/logs, and: docker compose logs")
         return 1
-
-    def _copy_results(self, job_id: str) -> str:
-        """Brings results/<job id> to the host, owned by whoever runs this."""
-        results = self.deployment.settings.path("RESULTS_DIR") or self.deployment.settings.home / "results"
-        results.mkdir(parents=True, exist_ok=True)
-        command = ["docker", *self.deployment.docker.exec_arguments("admin", "tar", "-C", "/results", "-cf", "-", job_id)]
-        done = subprocess.run(
-            command, cwd=self.deployment.settings.home, env=self.deployment.docker.env(), capture_output=True,
-            timeout=COPY_SECONDS, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        if done.returncode:
-            raise ConsoleError("results", clean(done.stderr.decode(errors="replace").strip()[-500:]), f"make results JOB={job_id}")
-        unpack(done.stdout, results, "results")
-        return str(results / job_id)
 
     def _ask(self) -> int:
         """Ctrl-C: leave the job running, or abort it. Without a terminal it is left running."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from nvflare.fuel.flare_api.flare_api import Session
 
-from multisite.admin import command_line, commands
+from multisite.admin import command_line, commands, results
 from multisite.job import progress
 from multisite.job.messages import ERRORS
 from multisite.job.participants import draw
@@ -38,7 +38,7 @@ def finished(monkeypatch: pytest.MonkeyPatch, folder: Path, report: dict[str, An
         metrics.mkdir(parents=True)
         if report is not None:
             (metrics / progress.RESULTS).write_text(json.dumps(report), encoding="utf-8")
-        (metrics / commands.SUMMARY).write_text("{}", encoding="utf-8")
+        (metrics / results.SUMMARY).write_text("{}", encoding="utf-8")
         return str(metrics.parents[1])
 
     monkeypatch.setattr(commands, "RESULTS", folder)
@@ -75,7 +75,7 @@ def test_of_a_job_without_a_final_evaluation_nvflares_summary_with_the_accuracy_
     report: dict[str, Any] | None, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished(monkeypatch, tmp_path, report)
-    assert (tmp_path / "7" / commands.SUMMARY).exists() is kept
+    assert (tmp_path / "7" / results.SUMMARY).exists() is kept
 
 
 class Submitting(Flare):

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from multisite.console import kits, submit
+from multisite.console import kits, results, submit
 from multisite.console.deployment import Deployment
 from multisite.console.docker import Container, Docker
 from multisite.console.settings import ConsoleError, Settings
@@ -239,7 +239,7 @@ def test_a_server_that_goes_away_is_waited_for_and_what_became_of_its_job_is_sai
     }  # fmt: skip
     streams = Streams([{"event": "submitted", "job_id": "7", "rounds": 9, "sites": []}, REPORT, GONE], [REPORT, finished])
     monkeypatch.setattr(submit, "AdminStream", streams)
-    monkeypatch.setattr(Following, "_copy_results", lambda self, job_id: "results/7")
+    monkeypatch.setattr(results, "bring", lambda deployment, job_id: Path("results/7"))
     assert Following(cast(Deployment, None)).watch(["submit"]) == 1
     assert streams.commands[1][:2] == ["follow", "7"]
     text = capsys.readouterr().out
