@@ -13,5 +13,5 @@ from tests.unit.console.host import Host
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr(Docker, "containers", lambda _: {"admin": Container("admin", "id", "running", None, "x", "x")})
+    monkeypatch.setattr(Docker, "containers", lambda _: {"admin": Container("admin", "id", "running", None)})
     return Host(tmp_path)
