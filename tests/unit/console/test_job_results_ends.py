@@ -70,7 +70,7 @@ from multisite.console import results
 from multisite.console.deployment import Deployment
 from multisite.console.docker import Container, Docker
 from multisite.console.settings import Settings
-Docker.containers = lambda _: {"admin": Container("admin", "id", "running", None, "x", "x")}
+Docker.containers = lambda _: {"admin": Container("admin", "id", "running", None)}
 home = Path(sys.argv[1])
 results.bring(Deployment(Settings(home, {}), Docker(home)), "7")
 """
