@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from multisite.console import cleaning, files, images, kits, metrics, names, report, submit
+from multisite.console import cleaning, disk, files, images, kits, metrics, names, report, submit
 from multisite.console.deployment import Deployment
 from multisite.console.settings import ConsoleError
 from multisite.console.text import say, warn
@@ -42,6 +42,8 @@ def status() -> int:
     say("\n" + (report.table(("job", "name", "status", "submitted", "duration"), rows) if rows else "no jobs yet"))
     for text in metrics.status(deployment):
         say(text)
+    if text := disk.line(deployment.docker, deployment.settings.path("RESULTS_DIR") or HOME / "results"):
+        say(f"\n{text}")
     return 0
 
 

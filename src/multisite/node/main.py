@@ -19,18 +19,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nvflare.apis.fl_constant import RunProcessKey
+from nvflare.apis.fl_constant import RunProcessKey, SystemComponents
 
 from multisite import nvflare_patches
 from multisite.job.limits import most_result_bytes
 from multisite.job.messages import NODE_VARIABLE
-from multisite.node import endings, logs, readiness
+from multisite.node import endings, logs, readiness, retention
 from multisite.node.engine import ENGINE
 from multisite.provisioning import policy
 from multisite.provisioning.handout import STAMP
 from multisite.provisioning.kit import KIT, Kit, KitError, read_kit
 from multisite.tracking.environment import drop_empty_settings
-from multisite.tracking.spool import ROOT_VARIABLE
+from multisite.tracking.spool import ROOT_VARIABLE, Spool
 
 WORKSPACE = Path("/workspace")
 SPOOL = WORKSPACE / "spool"
@@ -125,6 +125,7 @@ class Node:
         self.kit = kit
         self.stopping = threading.Event()
         self.marker = self._read_marker()
+        self.swept = False
 
     def _read_marker(self) -> str:
         marker = self.kit.folder / STAMP
@@ -150,6 +151,23 @@ class Node:
                 logger.warning("%s has a new startup kit: restarting with it", self.kit.name)
                 self.stop()
             self.stopping.wait(WATCH_SECONDS[self.kit.role] if announced else START_WATCH_SECONDS)
+
+    def delete_old(self) -> None:
+        """Deletes what is kept no longer, once an hour. Trouble with it ends nothing."""
+        while not self.stopping.wait(retention.EVERY_SECONDS if self.swept else START_WATCH_SECONDS):
+            engine = ENGINE.value
+            if engine is None:
+                continue
+            self.swept = True
+            try:
+                running = engine.run_processes if self.kit.role == "server" else engine.get_all_job_ids()
+                retention.sweep(WORKSPACE, Spool(SPOOL), list(running))
+                if self.kit.role == "server":
+                    store = engine.get_component(SystemComponents.JOB_MANAGER)
+                    with engine.new_context() as fl_ctx:
+                        retention.sweep_store(store, Path(policy.JOB_STORE), Spool(SPOOL), fl_ctx)
+            except Exception as error:
+                logger.warning("what is kept for too long could not be deleted: %s: %s", type(error).__name__, error)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGTERM and SIGINT."""
@@ -190,6 +208,7 @@ class Node:
         signal.signal(signal.SIGTERM, self.on_signal)
         signal.signal(signal.SIGINT, self.on_signal)
         threading.Thread(target=self.watch, daemon=True, name="watch").start()
+        threading.Thread(target=self.delete_old, daemon=True, name="retention").start()
         settings = ["secure_train=true", f"org={self.kit.org}", "config_folder=config"]
         if self.kit.role == "server":
             from nvflare.private.fed.app.server import server_train as entry
@@ -218,6 +237,7 @@ def main() -> int:
         kit.check_valid()
         prepare_workspace(kit, WORKSPACE, dict(os.environ))
         most_result_bytes()
+        retention.keep_seconds()
         nvflare_patches.apply()
     except (KitError, ValueError) as error:
         print(f"node: {error}", file=sys.stderr)

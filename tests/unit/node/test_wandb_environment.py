@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-COMPOSE = Path(__file__).parents[3] / "compose.yaml"
+COMPOSE = Path(__file__).parents[3] / "docker" / "base.yaml"
 # What `wandb.login` and `wandb.init` begin with. The login itself would look for a backend, and W&B's exit then waits for that.
 LOGIN = """
 import wandb
@@ -26,7 +26,7 @@ assert main.main() == 2
 
 def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a program with the variables that an untouched `.env` leaves empty in a participant's container."""
-    passed = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["x-tracking"]
+    passed = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]["participant"]["environment"]
     empty = {name: "" for name, value in passed.items() if name.startswith("WANDB_") and value.endswith(":-}")}
     assert {"WANDB_BASE_URL", "WANDB_MODE", "WANDB_TAGS"} <= set(empty)
     others = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
