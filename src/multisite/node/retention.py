@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from nvflare.fuel.sec.audit import Auditor, AuditService
 
+from multisite.tracking.delivery import is_delivered
 from multisite.tracking.spool import Spool
 
 VARIABLE, DAYS = "JOBS_KEEP_DAYS", 30
@@ -87,9 +88,7 @@ def sweep_store(store: JobStore, folder: Path, spool: Spool, fl_ctx: Any) -> Non
 def has_pending(spool: Spool, job_id: str) -> bool:
     """Whether W&B has not every metric of a job; also where nobody can say."""
     job = spool.job(job_id)
-    if not job.folder.is_dir():
-        return False
-    return bool(job.report()["problems"]) or any(account.pending for account in job.accounts().values())
+    return job.folder.is_dir() and not is_delivered(job)
 
 
 def rotate_audit(path: Path) -> None:

@@ -242,13 +242,16 @@ def _may_be_freed(job: Job, now: float) -> bool:
     if not origins or not job.is_over() or job.has_model():
         return False
     newest = max(path.stat().st_mtime for path in job.folder.rglob("*") if path.is_file())
-    if now - newest < keep_days() * DAY:
-        return False
+    return now - newest >= keep_days() * DAY and is_delivered(job)
+
+
+def is_delivered(job: Job) -> bool:
+    """Whether W&B has every record of a job, by whoever delivers it: the writer here, or the server, which has told this site."""
     accounts = job.accounts()
     return all(
         not (account := accounts[origin.name]).problem
         and ((account.closed and not account.pending) or (origin.folder / DONE).exists())
-        for origin in origins
+        for origin in job.origins()
     )
 
 
