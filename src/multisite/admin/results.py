@@ -7,21 +7,24 @@ there is one now; or it was made by an earlier version of `arrange` (LAYOUT), or
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.job import progress
-from multisite.locks import held, leave, note
+from multisite.locks import LockTimeout, held, leave, note
 
 LOCKS, PARTIAL = ".locks", ".partial"
 LAYOUT = "whole, layout 1"  # the note in a job's lock; another number where `arrange` makes something else
 BARE = LAYOUT + ", without a workspace"
 WAIT_SECONDS = 600.0  # the console waits for 900 s
+COPY_SECONDS = 86_400.0
 SUMMARY = "metrics_summary.json"  # NVFlare's `MetricsArtifactWriter`
 
 
@@ -35,8 +38,10 @@ def folder_of(flare: Session, job_id: str, results: Path) -> Path:
     if job_id in ("", ".", "..") or "/" in job_id or job_id.startswith("."):
         raise ValueError(f"{job_id!r} is no job's id")
     target, partial, lock = results / job_id, results / PARTIAL / job_id, results / LOCKS / job_id
+    _forget_others(results, job_id)
     with held(lock, WAIT_SECONDS):
         if target.is_dir() and note(lock) == LAYOUT:
+            os.utime(target)  # it is read now: it stays for another day
             return target
         shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
         try:
@@ -48,6 +53,16 @@ def folder_of(flare: Session, job_id: str, results: Path) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _forget_others(results: Path, job_id: str) -> None:
+    """Deletes the folders that nobody has asked for in a day: they can be built again."""
+    limit = time.time() - COPY_SECONDS
+    for folder in results.iterdir() if results.is_dir() else ():
+        if folder.name.startswith(".") or folder.name == job_id or not folder.is_dir() or folder.stat().st_mtime > limit:
+            continue
+        with contextlib.suppress(LockTimeout), held(results / LOCKS / folder.name, 0.0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _build(flare: Session, job_id: str, partial: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -146,3 +147,19 @@ def test_what_is_no_jobs_id_touches_nothing(job_id: str, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="no job's id"):
         results.folder_of(cast(Session, None), job_id, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_nobody_asked_for_in_a_day_goes_with_another_jobs_and_comes_again(tmp_path: Path) -> None:
+    archive = Archive()
+    own = archive.folder(tmp_path)
+    locked, other, young = (tmp_path / name for name in ("8", "9", "10"))
+    for folder in (locked, other, young):
+        folder.mkdir()
+    long_ago = time.time() - results.COPY_SECONDS - 1
+    for folder in (own, locked, other):
+        os.utime(folder, (long_ago, long_ago))
+    with held(tmp_path / results.LOCKS / "8", SECONDS):
+        assert archive.folder(tmp_path) == own
+    assert (own.exists(), locked.exists(), other.exists(), young.exists()) == (True, True, False, True)
+    assert own.stat().st_mtime > long_ago, "it is read now"
+    assert archive.downloads == 1
