@@ -59,6 +59,31 @@ def test_without_an_engine_and_without_leave_to_install_one_nothing_is_installed
     assert "next:" in done.text
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is asked: nobody else can install an engine")
+def test_on_a_terminal_a_missing_engine_is_installed_after_a_question_alone(copy: Stack, tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "timeout", "id", "cat", "env", "mktemp"):
+        (tools / name).symlink_to(shutil.which(name) or name)
+    for name in ("apt-get", "apt-cache"):  # would they be called, they would say so
+        (tools / name).write_text("#!/bin/bash\necho apt was called\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    terminal, inside = os.openpty()
+    os.write(terminal, b"n\n")
+    try:
+        done = subprocess.run(
+            ["docker/engine.sh", "ensure"], cwd=copy.home, env={"PATH": str(tools)}, stdin=inside, capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(inside)
+    assert done.returncode != 0
+    assert "a Docker engine is missing: install it with apt-get? [y/N]" in done.stderr
+    assert "a Docker engine is missing, and nothing was installed" in done.stderr
+    assert "apt was called" not in done.stdout
+
+
 def test_without_a_base_image_and_without_a_way_to_build_it_the_next_step_is_named(copy: Stack) -> None:
     done = copy.run("docker/base-image.sh", "multisite-no-such-image:1")
     assert done.code != 0
