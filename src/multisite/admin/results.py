@@ -11,17 +11,19 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from nvflare.fuel.flare_api.flare_api import Session
 
-from multisite.job import progress
+from multisite.job import progress, report_page
 from multisite.locks import LockTimeout, held, leave, note
+from multisite.text import clean
 
 LOCKS, PARTIAL = ".locks", ".partial"
-LAYOUT = "whole, layout 1"  # the note in a job's lock; another number where `arrange` makes something else
+LAYOUT = "whole, layout 2"  # the note in a job's lock; another number where `arrange` makes something else
 BARE = LAYOUT + ", without a workspace"
 WAIT_SECONDS = 600.0  # the console waits for 900 s
 COPY_SECONDS = 86_400.0
@@ -73,6 +75,13 @@ def _build(flare: Session, job_id: str, partial: Path) -> bool:
     # NVFlare's summary has the accuracy of the model before the last round's training, if the job did not come to its end.
     if not read(arranged / progress.RESULTS).get("complete", True):
         (arranged / SUMMARY).unlink(missing_ok=True)
+    try:
+        report_page.write(arranged, job_id)
+    except Exception as error:  # of what sites and jobs wrote, or of a drawing library that is missing
+        print(
+            f"{report_page.NAME} could not be drawn ({type(error).__name__}: {clean(error)}); the results are whole",
+            file=sys.stderr,
+        )
     return any(path.is_file() for path in downloaded.glob("workspace/**/*"))
 
 

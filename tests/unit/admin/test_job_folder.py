@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from nvflare.fuel.flare_api.flare_api import Session
 
 from multisite.admin import results
-from multisite.job import progress
+from multisite.job import progress, report_page
 from multisite.locks import LockTimeout, held, leave
 
 SECONDS = 30.0
@@ -67,7 +68,7 @@ def test_the_folder_has_what_a_person_gets_and_nothing_half_made_is_left(tmp_pat
     folder = Archive().folder(tmp_path)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert folder == tmp_path / "7"
-    assert files == ["job/app/config/config.json", "models/best.safetensors", progress.RESULTS]
+    assert files == ["job/app/config/config.json", "models/best.safetensors", report_page.NAME, progress.RESULTS]
     assert list((tmp_path / results.PARTIAL).iterdir()) == []
 
 
@@ -147,6 +148,16 @@ def test_what_is_no_jobs_id_touches_nothing(job_id: str, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="no job's id"):
         results.folder_of(cast(Session, None), job_id, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_can_not_be_drawn_costs_the_page_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder = Archive().folder(tmp_path)
+    assert not (folder / report_page.NAME).exists()
+    assert (folder / progress.RESULTS).exists()
+    assert "report.html could not be drawn (" in capsys.readouterr().err
 
 
 def test_a_folder_that_nobody_asked_for_in_a_day_goes_with_another_jobs_and_comes_again(tmp_path: Path) -> None:
