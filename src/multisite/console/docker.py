@@ -15,6 +15,9 @@ from multisite.console.settings import ConsoleError
 
 COMMAND_SECONDS = 120.0
 COMPOSE_LABEL = "com.docker.compose"
+DISK_SECONDS = 60.0  # the engine looks at every file of every volume
+UNITS = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+SIZE = re.compile(r"([0-9.]+)([kKMGT]?B)")
 EXITED = re.compile(r"Exited \((\d+)\)")
 
 
@@ -124,6 +127,21 @@ class Docker:
             service, identity, state, status = line.split("\t")
             exited = EXITED.match(status)
             found[service] = Container(service, identity, state, int(exited[1]) if exited else None)
+        return found
+
+    def volumes(self) -> dict[str, float]:
+        """Bytes of each of the deployment's volumes, by its name in compose.yaml; empty where the engine does not say."""
+        result = self.run(["system", "df", "--verbose", "--format", "{{json .Volumes}}"], seconds=DISK_SECONDS)
+        try:
+            listed = json.loads(result.out)
+        except ValueError:
+            return {}
+        prefix = f"{self.project}_"
+        found = {}
+        for volume in listed if isinstance(listed, list) else []:
+            size = SIZE.fullmatch(str(volume.get("Size", "")))
+            if size and str(volume.get("Name", "")).startswith(prefix):
+                found[str(volume["Name"])[len(prefix) :]] = float(size[1]) * UNITS[size[2]]
         return found
 
     def published(self, service: str) -> tuple[str, int] | None:
