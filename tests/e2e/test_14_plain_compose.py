@@ -17,8 +17,8 @@ DIGEST = "find /kit -type f -exec sha256sum {} + | sort"
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A checkout whose `.env` says no more than another port, and where the images start from."""
-    home = tmp_path_factory.mktemp("plain") / "checkout"
+    """A checkout, in a folder as people name them, whose `.env` says no more than another port and where the images start from."""
+    home = tmp_path_factory.mktemp("plain") / "my checkout für Tests"
     home.mkdir()
     stack = Stack(home, f"multisite-e2e-plain-{os.getpid()}", free_port(), home.parent / "transcript.txt")
     stack.create()
@@ -72,6 +72,13 @@ def test_make_up_takes_over_what_compose_began_and_keeps_the_kits(plain: Stack) 
     assert done.code == 0, done.text
     assert kits(plain) == before
     assert Path(plain.home / "secrets" / ".mounted" / "wandb_api_key").read_text(encoding="utf-8") == ""
+
+
+def test_a_proxy_that_leads_nowhere_keeps_no_site_from_the_server(plain: Stack) -> None:
+    done = plain.make("up", HTTP_PROXY="http://192.0.2.1:3128", HTTPS_PROXY="http://192.0.2.1:3128")
+    assert done.code == 0, done.text
+    assert "192.0.2.1" in plain.execute("server", "printenv", "HTTPS_PROXY").text, "it is there for W&B's writer"
+    assert everybody(plain)
 
 
 def test_deleting_everything_of_one_deployment_leaves_the_images_of_the_others(plain: Stack) -> None:
