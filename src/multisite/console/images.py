@@ -49,13 +49,14 @@ def build(settings: Settings, docker: Docker, *files: str) -> dict[str, str]:
         files: other compose files, as Compose's options.
 
     Returns:
-        What plain `docker compose build` needs in `.env`: BASE_IMAGE, where it was made here.
+        What plain `docker compose build` needs in `.env`: BASE_IMAGE_HERE, which goes before BASE_IMAGE where that can't be pulled.
 
     Raises:
         ConsoleError: an image can't be built; with the last lines of what was said.
     """
     started, found = time.monotonic(), base(settings)
-    docker.environment["BASE_IMAGE"] = found
+    managed = {"BASE_IMAGE_HERE": "" if found == settings.get("BASE_IMAGE", BASE) else found}
+    docker.environment.update(managed)
     if not exist(docker):
         say("images: building; the first time this takes minutes")
     result = docker.compose(*files, "--progress", "plain", "build", seconds=BUILD_SECONDS)
@@ -68,4 +69,4 @@ def build(settings: Settings, docker: Docker, *files: str) -> dict[str, str]:
         )
     if (seconds := time.monotonic() - started) > SAID_SECONDS:
         say(f"images: built in {seconds:.0f} s")
-    return {} if found == settings.get("BASE_IMAGE", BASE) else {"BASE_IMAGE": found}
+    return managed

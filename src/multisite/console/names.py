@@ -22,7 +22,15 @@ SETTINGS = (  # as .env.example has them
     "MAX_RESULT_MB", "JOBS_KEEP_DAYS", "ALLOW_CUSTOM_CODE", "LOG", "PATCHES", "RESULTS_DIR", "COMPOSE_EXTRA",
 )  # fmt: skip
 # Beside them in `.env`: what make writes, a key that W&B's own users have there, and what the tests set.
-OTHERS = ("SITE_THREADS_DEFAULT", "WANDB_KEY_STAGED", "WANDB_API_KEY", "IMAGE_TAG", "DATA_LIMIT", "SSL_CERT_FILE")
+OTHERS = (
+    "SITE_THREADS_DEFAULT",
+    "WANDB_KEY_STAGED",
+    "BASE_IMAGE_HERE",
+    "WANDB_API_KEY",
+    "IMAGE_TAG",
+    "DATA_LIMIT",
+    "SSL_CERT_FILE",
+)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
 PREFIXES = ("COMPOSE_", "DOCKER_", "BUILDKIT_", "BUILDX_")  # Compose's and Docker's own
 # Short words that other programs have in a shell's environment too: there they are not meant for this deployment.
