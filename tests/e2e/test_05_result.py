@@ -32,6 +32,7 @@ print(json.dumps({str(path.relative_to(folder)): path.read_text() for path in fo
 
 def test_a_job_that_was_exported_runs_on_the_deployment_and_reaches_what_make_submit_reaches(stack: Stack) -> None:
     options = {"rounds": "2", "batch_size": "64", "seed": "0"}
+    submitted = stack.submit(**{name.upper(): value for name, value in options.items()})  # first: it prepares the shards
     arguments = [text for name, value in options.items() for text in (f"--{name}", value)]
     written = stack.execute("site-1", "python", "-c", EXPORT, *arguments)
     assert written.code == 0, written.text
@@ -39,7 +40,6 @@ def test_a_job_that_was_exported_runs_on_the_deployment_and_reaches_what_make_su
     stack.wait_for(lambda: status_of(stack, job_id).startswith("FINISHED"), f"the end of job {job_id}", 120)
     exported = stack.make("results", JOB=job_id)
     assert exported.code == 0, exported.text
-    submitted = stack.submit(**{name.upper(): value for name, value in options.items()})
     assert final_accuracy(exported.text) == final_accuracy(submitted.text)
 
 

@@ -37,13 +37,26 @@ def test_rows_that_are_too_large_together_are_sent_in_smaller_requests(site: Sit
 
 def test_a_backend_that_takes_not_even_small_requests_is_named_and_nothing_is_set_aside(site: Site) -> None:
     set_faults(site.backend.url, file_stream=413)
+    site.logs["site-1"].log({"text": "x" * 100_000}, 0)  # alone, and long: it is no more to blame than the others
     site.log(20)
     wait_for(lambda: "takes no request of this size (HTTP 413)" in site.report()["reason"], 60)
     set_faults(site.backend.url)
     site.end()
     wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 150)
     assert site.values() == list(range(20))
+    assert len(rows(site.state().run(RUN))) == 21
     assert site.report()["sites"]["site-1"]["set_aside"] == 0
+
+
+def test_a_limit_that_an_empty_request_met_ends_no_job_late(site: Site) -> None:
+    """W&B's client sends one after 30 s of silence, and does not log that it was taken in the end."""
+    site.log(5)
+    wait_for(lambda: len(site.values()) == 5 and site.report()["pending"] == 0)
+    set_faults(site.backend.url, file_stream=429, reset=2)
+    wait_for(lambda: any(request["status"] == 429 for request in site.state().document["requests"]), 60)
+    set_faults(site.backend.url)
+    site.end()
+    wait_for(lambda: site.report()["state"] == "done" and site.report()["pending"] == 0, 60)
 
 
 def test_a_rate_limit_is_named_and_its_end_is_waited_for(site: Site) -> None:

@@ -89,8 +89,9 @@ def check_project(settings: Settings, docker: Docker) -> None:
         raise ConsoleError("project name", f"Compose can make none of {settings.home.name!r}", "COMPOSE_PROJECT_NAME=... in .env")
     form = '{{.Label "com.docker.compose.project.working_dir"}}'
     mine = f"label=com.docker.compose.project={settings.project}"
-    homes = set(docker.run(["ps", "--all", "--filter", mine, "--format", form]).out.split("\n")) - {"", str(settings.home)}
-    if homes := {home for home in homes if os.path.isdir(home)}:  # a folder that was moved is the same deployment
+    listed = docker.run(["ps", "--all", "--filter", mine, "--format", form]).out.split("\n")
+    homes = {home for home in listed if os.path.isdir(home)}  # a folder that was moved is the same deployment
+    if homes := {home for home in homes if not os.path.samefile(home, settings.home)}:
         raise ConsoleError(
             "project name",
             f"{settings.project} is the name of the deployment in {sorted(homes)[0]} too",

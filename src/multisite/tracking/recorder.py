@@ -79,8 +79,7 @@ class MetricsRecorder(Widget):
         elif event_type == EventType.FATAL_SYSTEM_ERROR:
             self._ended = "failed"
         elif event_type == EventType.ABORT_TASK and self._ended == "completed":
-            abort = fl_ctx.get_run_abort_signal()  # a normal end triggers it too, but no task runs then
-            if abort is not None and abort.triggered:
+            if fl_ctx.get_prop(FLContextKey.RUN_ABORT_REQUESTED):  # a normal end aborts the task of a site that is late
                 self._ended = "aborted"
                 self._note_end()  # before END_RUN, which waits for the script: NVFlare kills the process after 10 s
         elif event_type == EventType.END_RUN:

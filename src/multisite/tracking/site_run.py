@@ -71,6 +71,7 @@ class SiteRun:
         self.batch_bytes = 0
         self.limited = False
         self._too_large = 0  # the number of a record that no request can carry
+        self._last_bytes = 0  # of the last record that was sent
 
     @property
     def outstanding(self) -> int:
@@ -143,13 +144,13 @@ class SiteRun:
         self._read_again()
 
     def send_less(self) -> bool:
-        """After a request that was too large: half as much at once; a record that was alone in it is set aside.
+        """After a request that was too large: half as much at once; a record that was alone in it, behind one that was taken, is set aside.
 
         Returns:
-            False where so little was sent that this is no cure.
+            False where this is no cure: so little was sent, or nothing is taken at all.
         """
-        sent = self.outstanding_bytes
-        if self.outstanding == 1 and sent > LEAST_BATCH_BYTES:
+        sent, alone = self.outstanding_bytes, self.outstanding == 1 and self._last_bytes > LEAST_BATCH_BYTES
+        if alone and self.stream is not None and self.stream.taken and self._too_large != self.confirmed + 1:
             self._too_large = self.confirmed + 1
         elif self.batch_bytes != LEAST_BATCH_BYTES:
             self.batch_bytes = max(LEAST_BATCH_BYTES, min(sent, self.batch_bytes or sent) // 2)
@@ -168,7 +169,7 @@ class SiteRun:
         """
         assert self.run is not None
         self.closing = pool.submit(finish, self.run)
-        self.run, self.closed_at = None, 0.0
+        self.run, self.limited, self.closed_at = None, False, 0.0
 
     def count(self, place: Place, rows: int) -> bool:
         """Takes what the backend has. Returns whether it is more than before."""
@@ -192,11 +193,12 @@ class SiteRun:
             try:
                 self._send(payload, number)
             except Refusal as refusal:  # this process has the run open, and can't open it again: the next writer goes on
-                self.run, self.trouble, self.retry_at = None, refusal, math.inf
+                self.run, self.limited, self.trouble, self.retry_at = None, False, refusal, math.inf
                 self._read_again()
                 return 0
         if payloads:
             self._batches.append((number, start))
+            self._last_bytes = len(payloads[-1])
         return len(payloads)
 
     def _send(self, payload: bytes, number: int) -> None:

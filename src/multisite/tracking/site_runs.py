@@ -160,7 +160,7 @@ class SiteRuns:
                 continue
             site_run.run.stream.read()
             stalled = now - site_run.progress > STALL_SECONDS + backend.interval
-            if site_run.run.stream.limited:
+            if site_run.outstanding and site_run.run.stream.limited:
                 self._wait_for_limit(backend, site_run)
             elif site_run.outstanding and (site_run.run.stream.final or (stalled and backend.can_be_asked)):
                 site_run.trouble = self._stall(backend, site_run)

@@ -135,7 +135,7 @@ class JobWriter:
             if site_run.note != note:
                 self.runs.note(site_run, again=bool(note))
                 note = site_run.note
-        if site_run.trouble:
+        if site_run.trouble and site_run.run is None:
             self.runs.note(site_run)
         return sent
 

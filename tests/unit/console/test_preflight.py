@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from multisite.console import preflight
+from multisite.console.docker import Docker, Result
 from multisite.console.settings import ConsoleError, Settings
 
 HERE, ALSO_HERE, EVERYWHERE = "127.0.0.1", "127.0.0.2", "0.0.0.0"
@@ -76,3 +77,29 @@ def test_a_project_file_that_only_its_owner_can_read_is_named_with_the_cure(tmp_
         preflight.check_readable(project)
     project.chmod(0o644)
     preflight.check_readable(project)
+
+
+@pytest.mark.parametrize(("place", "refused"), [("here", False), ("link", False), ("moved away", False), ("other", True)])
+def test_a_deployment_in_another_folder_with_the_same_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, refused: bool
+) -> None:
+    for name in ("here", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    docker = Docker(tmp_path / "here", "mine")
+    monkeypatch.setattr(docker, "run", lambda *_, **__: Result(0, f"{tmp_path / place}\n{tmp_path / place}\n", ""))
+    monkeypatch.chdir(tmp_path / "here")
+    for home in (tmp_path / "here", Path()):
+        settings = Settings(home, {"COMPOSE_PROJECT_NAME": "mine"})
+        if refused:
+            with pytest.raises(
+                ConsoleError, match=r"mine is the name of the deployment in .*/other too\n  next: .*COMPOSE_PROJECT_NAME"
+            ):
+                preflight.check_project(settings, docker)
+        else:
+            preflight.check_project(settings, docker)
+
+
+def test_a_folder_whose_name_gives_compose_none_needs_one_in_env(tmp_path: Path) -> None:
+    with pytest.raises(ConsoleError, match=r"COMPOSE_PROJECT_NAME=\.\.\. in \.env"):
+        preflight.check_project(Settings(tmp_path / "Ü", {}), Docker(tmp_path))

@@ -271,23 +271,23 @@ def test_a_metric_that_is_no_json_is_refused_and_training_goes_on(api: InProcess
 
 
 @pytest.mark.parametrize(
-    ("events", "triggered", "ended"),
+    ("events", "requested", "ended"),
     [
-        ([], True, "completed"),  # NVFlare triggers the signal at a normal end too
+        ([], False, "completed"),
         ([EventType.ABORT_TASK], True, "aborted"),
-        ([EventType.ABORT_TASK], False, "completed"),  # one task of a job that goes on
+        ([EventType.ABORT_TASK], False, "completed"),  # of a site that is late: the job has ended without it
         ([EventType.FATAL_SYSTEM_ERROR, EventType.ABORT_TASK], True, "failed"),
     ],
 )
 def test_a_site_that_delivers_itself_notes_how_its_job_ended(
-    recorder: MetricsRecorder, events: list[str], triggered: bool, ended: str
+    recorder: MetricsRecorder, events: list[str], requested: bool, ended: str
 ) -> None:
     """The events are NVFlare's: `ClientRunner.end_run_events_sequence`."""
     assert recorder._origin is not None
     recorder.wandb_args = {}
     job = Job(recorder._origin.folder.parent)
     save_json(job.settings_file, job_settings("job-1", "site-1", {}, {}))
-    context: Any = SimpleNamespace(get_run_abort_signal=lambda: SimpleNamespace(triggered=triggered))
+    context: Any = SimpleNamespace(get_prop={FLContextKey.RUN_ABORT_REQUESTED: requested}.get)
     for event in [*events, EventType.END_RUN]:
         recorder.handle_event(event, context)
     assert job.settings["ended"] == ended
