@@ -28,7 +28,7 @@ one_job() { # in containers: NVFLARE and PATCHES
 console() { # what runs on the host, with the Pythons that hosts have: 3.9, 3.11.2 and 3.13
     local suite
     for suite in bullseye bookworm trixie; do
-        docker build --quiet --file docker/Dockerfile --target console-test --tag "multisite-console-test:$suite" \
+        docker buildx build --quiet --file docker/Dockerfile --target console-test --tag "multisite-console-test:$suite" \
             --build-arg "BASE=$(docker/base-image.sh debian:$suite-slim)" --secret "id=ca,src=${CA_BUNDLE:-${SSL_CERT_FILE:-/dev/null}}" . >/dev/null
         docker run --rm --init --network none --read-only --tmpfs /tmp:exec,mode=1777 -v "$PWD:/project:ro" -w /project \
             -e PYTHONPATH=/project/src "multisite-console-test:$suite" \

@@ -50,7 +50,7 @@ def test_torch_comes_from_the_index_that_is_set_and_everything_else_from_the_loc
     image = f"{copy.name}:test"
     try:
         done = copy.run(
-            "docker", "build", "--quiet", "--network", "host", "--file", "docker/Dockerfile", "--target", "site-dependencies",
+            "docker", "buildx", "build", "--quiet", "--network", "host", "--file", "docker/Dockerfile", "--target", "site-dependencies",
             "--tag", image, "--build-arg", f"BASE={base}", "--build-arg", f"TORCH_INDEX={index}", "--secret", f"id=ca,src={bundle}",
             ".", seconds=900,
         )  # fmt: skip
