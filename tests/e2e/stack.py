@@ -69,6 +69,7 @@ class Stack:
             "COMPOSE_EXTRA": str(PROJECT / "tests" / "e2e" / "backend.yaml"),
             "BACKEND_KEYS": f"{KEY}=hospital",
             "BACKEND_SOURCE": str(PROJECT / "tests" / "wandb_backend"),
+            **{name: os.environ[name] for name in ("NVFLARE", "PATCHES") if os.environ.get(name)},  # as docker/test.sh gives them
             **self.settings,
         }
         (self.home / ".env").write_text("".join(f"{name}={value}\n" for name, value in self.settings.items()), encoding="utf-8")
