@@ -18,7 +18,7 @@ DIGEST = "find /kit -type f -exec sha256sum {} + | sort"
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A checkout, in a folder as people name them, whose `.env` says no more than another port and where the images start from."""
-    home = tmp_path_factory.mktemp("plain") / "my checkout für Tests"
+    home = tmp_path_factory.mktemp("plain") / "my checkout"
     home.mkdir()
     stack = Stack(home, f"multisite-e2e-plain-{os.getpid()}", free_port(), home.parent / "transcript.txt")
     stack.create()

@@ -15,6 +15,9 @@ TEST = ("-f", "compose.yaml", "-f", "docker/test.yaml", "--profile", "test")
 BUILD_SECONDS = 3600.0
 SAID_SECONDS = 5.0  # a build that took less had nothing to do
 TAIL_LINES = 40
+NOT_ASCII = "non-printable ASCII"  # BuildKit, of a header with the folder's name; some engines build there all the same
+RENAME = "this engine builds in no folder whose name has letters beyond ASCII: rename the folder, or use a newer engine"
+READ = "read the lines above; a proxy that re-signs TLS needs CA_BUNDLE in .env"
 
 
 def exist(docker: Docker) -> bool:
@@ -65,7 +68,7 @@ def build(settings: Settings, docker: Docker, *files: str) -> dict[str, str]:
         raise ConsoleError(
             "images",
             "they can't be built; the last lines:\n  " + "\n  ".join(lines[-TAIL_LINES:]),
-            "read the lines above; a proxy that re-signs TLS needs CA_BUNDLE in .env",
+            RENAME if NOT_ASCII in result.out + result.err else READ,
         )
     if (seconds := time.monotonic() - started) > SAID_SECONDS:
         say(f"images: built in {seconds:.0f} s")

@@ -59,6 +59,16 @@ def test_a_build_that_fails_is_an_error_with_its_last_lines(tmp_path: Path) -> N
     assert "CA_BUNDLE" in str(failed.value)
 
 
+def test_an_engine_that_builds_in_no_folder_with_an_umlaut_is_an_error_with_the_cure(tmp_path: Path) -> None:
+    docker = BuildDocker(project(tmp_path, "debian:bookworm-slim"), "mine")
+    docker.code, docker.said = (
+        1,
+        'header key "x-docker-expose-session-sharedkey" contains value with non-printable ASCII characters\n',
+    )
+    with pytest.raises(ConsoleError, match="next: this engine builds in no folder .*: rename the folder"):
+        images.build(Settings(tmp_path, {}), docker)
+
+
 def test_without_a_base_image_the_script_has_said_why(tmp_path: Path) -> None:
     script = project(tmp_path, "x") / "docker" / "base-image.sh"
     script.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
