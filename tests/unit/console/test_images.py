@@ -65,7 +65,7 @@ def test_an_engine_that_builds_in_no_folder_with_an_umlaut_is_an_error_with_the_
         1,
         'header key "x-docker-expose-session-sharedkey" contains value with non-printable ASCII characters\n',
     )
-    with pytest.raises(ConsoleError, match="next: this engine builds in no folder .*: rename the folder"):
+    with pytest.raises(ConsoleError, match=r"next: this engine builds in no folder .*: rename the folder"):
         images.build(Settings(tmp_path, {}), docker)
 
 
